@@ -1,0 +1,52 @@
+# Verbs.  `make check test` is what CI runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install dev demo test check format bench protos clean
+
+help:  ## say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+
+$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+install: $(VENV)/.installed  ## a virtual environment in .venv with every extra
+
+dev: $(VENV)/.dev  ## the same with the tools of development
+
+demo: install  ## find nuclei in simulated images, everything started and ended for you
+	$(BIN)/redis-consumer demo
+
+test: dev  ## all tests here; unit tests and exams on the oldest and newest Python too
+	$(BIN)/pytest -n 2
+	sh tests/other-pythons.sh
+
+check: dev  ## lint, types, layers, docs
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/check.py
+
+format: dev  ## let ruff write
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: install  ## print the tables of docs/performance.md
+	$(BIN)/python benchmarks/run.py
+
+protos: dev  ## compile src/redis_consumer/wire/serving.proto
+	cd src && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. redis_consumer/wire/serving.proto
+
+clean:  ## remove what was built
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,55 @@
+"""The one layout of an image, and the types of a result.
+
+Every image inside this program is a float32 array of shape (T, Y, X, C): frames (or batch entries), rows,
+columns, channels, each axis present.  Knows no files, models or Redis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.float32]
+"""float32, shape (T, Y, X, C)."""
+AnyArray = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Label images: 0 is background, every other value one object.
+
+    `array` holds integers of shape (T, Y, X, C): one label image for each frame and for each feature
+    (compartment, channel role) C.
+    """
+
+    array: npt.NDArray[np.integer]
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 4:  # noqa: PLR2004 - the four axes of the layout
+            raise ValueError(f"labels have shape {self.array.shape}: expected are four axes (T, Y, X, C)")
+        if not np.issubdtype(self.array.dtype, np.integer):
+            raise ValueError(f"labels have dtype {self.array.dtype}: expected is an integer type")
+
+    def count(self) -> int:
+        """Return the number of objects, all frames and features together."""
+        frames = np.moveaxis(self.array, -1, 1).reshape(-1, *self.array.shape[1:3])
+        return sum(int(np.count_nonzero(np.unique(frame))) for frame in frames)
+
+
+def as_image(array: AnyArray, axes: str) -> Image:
+    """Return `array` in the layout (T, Y, X, C), float32.
+
+    `axes` names each axis of `array`, one letter each: Y and X once, at most one of T, Z, B and I (frames or
+    batch entries), and C or S (channels).  ValueError where the letters do not fit the array.
+    """
+    letters = axes.upper()
+    if len(letters) != array.ndim:
+        raise ValueError(f"axes {axes!r} name {len(letters)} axes, the array of shape {array.shape} has {array.ndim}")
+    layout = "".join("T" if a in "TZBI" else "C" if a in "CS" else a for a in letters)
+    if len(set(layout)) != len(layout) or not set(layout) <= set("TYXC") or not set("YX") <= set(layout):
+        raise ValueError(f"axes {axes!r}: allowed are Y and X, one of T, Z, B, I and one of C, S, each once")
+    present = array.transpose([layout.index(a) for a in "TYXC" if a in layout])
+    missing = tuple(i for i, a in enumerate("TYXC") if a not in layout)
+    return np.ascontiguousarray(np.expand_dims(present, missing), dtype=np.float32)

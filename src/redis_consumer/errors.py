@@ -1,0 +1,97 @@
+"""Every error of this program, sorted by what the worker does next.
+
+::
+
+    ConsumerError
+    ├── JobRejected            the input is at fault: the job fails at once, the message is for the scientist
+    │   ├── ObjectNotFound       no such object in the bucket
+    │   ├── AccessDenied         the bucket or the model server refuses us
+    │   ├── ModelNotFound        no such model or version on the model server
+    │   └── InvalidModelInput    the model server refuses the tensor
+    ├── RetryJob               the world is at fault: the job is given back and counts as a delivery
+    │   ├── StorageUnavailable   the object storage does not answer, or not sensibly
+    │   └── PredictionFailed     the model server broke down over this request
+    ├── ServerNotReady         the model server is cold or saturated: wait in place, nothing is counted
+    │   └── ServerBusy           it answers, and refuses for now: its queue is full
+    ├── LeaseLost              somebody else has the job now: drop it, write nothing
+    ├── QueueUnavailable       Redis does not answer: back off, ask again
+    ├── SettingsError          the start stops: names the variable, the value and what is allowed
+    └── MissingExtra           the start or the command stops: names the extra to install
+
+Anything else that leaves a handler is a bug: the job fails, its `reason` is one line (`reason_of`), and the
+traceback goes to the log.  Errors of other libraries are translated where they enter, in the adapters.
+"""
+
+
+class ConsumerError(Exception):
+    """The root.  The text is one line, ends without a full stop, and carries no path of the worker's disk."""
+
+
+class JobRejected(ConsumerError):
+    """The job can never succeed as it stands.  The text names the field, its value and what is allowed."""
+
+
+class ObjectNotFound(JobRejected):
+    """There is no object of this key in the bucket."""
+
+
+class AccessDenied(JobRejected):
+    """The other side knows us and refuses; asking again changes nothing."""
+
+
+class ModelNotFound(JobRejected):
+    """The model server has no such model or version, and is not loading it either."""
+
+
+class InvalidModelInput(JobRejected):
+    """The model server, or the model's signature, refuses the tensor: wrong name, dtype, rank or size."""
+
+
+class RetryJob(ConsumerError):
+    """The job may succeed later, or elsewhere.  It goes to the back of its queue and counts as a delivery."""
+
+
+class StorageUnavailable(RetryJob):
+    """The object storage did not answer within its time limit, or answered with a server error."""
+
+
+class PredictionFailed(RetryJob):
+    """The model server failed in a way that is neither the input's fault nor a refusal for now."""
+
+
+class ServerNotReady(ConsumerError):
+    """The model server is not there yet: nobody listens, or the model is still loading."""
+
+
+class ServerBusy(ServerNotReady):
+    """The model server refuses work for now (queue full, out of threads or memory)."""
+
+
+class LeaseLost(ConsumerError):
+    """The job is no longer ours: final, gone, or claimed by another lane.  Stop, and write nothing."""
+
+
+class QueueUnavailable(ConsumerError):
+    """Redis did not answer.  The job, if there is one, stays where it is until the lease is swept."""
+
+
+class SettingsError(ConsumerError):
+    """A setting is wrong.  The text names the variable, its value and what is allowed."""
+
+
+class MissingExtra(ConsumerError):
+    """A package of an extra is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra {extra!r}: pip install 'kiosk-redis-consumer[{extra}]'")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the one line that a user sees for `error`: no traceback, no newline, never empty.
+
+    Our own errors speak for themselves; any other is a bug and is prefixed with its type.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, ConsumerError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

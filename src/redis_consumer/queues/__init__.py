@@ -1,0 +1,1 @@
+"""The job queue: a port, an adapter for Redis, and one in memory."""

@@ -1,0 +1,73 @@
+"""The ports of the job queue.  Each docstring is the contract; `redis_consumer.testing.queues` examines it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from redis_consumer.job import Job
+
+FieldValue = str | int | float
+"""What a hash field takes.  Written as text; numbers by `str`."""
+
+
+class Place(StrEnum):
+    """Where a released job goes."""
+
+    FRONT = "front"
+    """Next in line, not counted as a delivery: a worker that stops hands back what it could not finish."""
+    BACK = "back"
+    """Last in line, counted: the world failed the job."""
+
+
+class JobQueue(Protocol):
+    """A lane's view of one queue.  One lane, one thread, one job at a time; `heartbeat` from another thread."""
+
+    def claim(self, *, timeout: float) -> Job | None:
+        """Return the next job, now ours alone, with status `started`; None after `timeout` seconds, or when woken.
+
+        Entries whose hash is missing or final, and second entries of a job that is already held, are dropped.
+        A job that was delivered too often is made `failed` and not returned.  QueueUnavailable may be raised;
+        then call again, and nothing is lost.
+        """
+
+    def update(self, job: Job, fields: Mapping[str, FieldValue]) -> None:
+        """Write `fields`, with `updated_at` and `updated_by`, into the hash of a job that we hold; else LeaseLost.
+
+        A final `status` is not written: its fields are kept and written by `settle`, in one step.
+        """
+
+    def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue]) -> None:
+        """Make the job final: the kept fields, `fields` and the status in one write, the entry removed.
+
+        Fields kept by `update` win over `fields`.  Safe to repeat after a lost reply.  LeaseLost, with nothing
+        written, if the job is not ours.
+        """
+
+    def release(self, job: Job, to: Place) -> None:
+        """Give the job back with status `new`; LeaseLost, with nothing written, if it is not ours."""
+
+    def heartbeat(self, job: Job) -> None:
+        """Renew the lease and `updated_at`; LeaseLost if the job is not ours.  Never takes a lost lease again."""
+
+    def wake(self) -> None:
+        """Make a `claim` that blocks in another thread return soon."""
+
+    def close(self) -> None:
+        """Hand back every entry that this lane moved to itself and does not hold.  Claim no more after it."""
+
+
+class Submitter(Protocol):
+    """The way in: what the Kiosk's frontend does."""
+
+    def submit(self, queue: str, name: str, fields: Mapping[str, FieldValue]) -> str:
+        """Write a new job hash and push it, in one step; return the key ``<queue>:<name>:<uuid4>``.
+
+        `status`, `created_at`, `updated_at` and `identity_upload` are added where they are missing.
+        """
+
+    def read(self, key: str) -> dict[str, str]:
+        """Return the fields of a job; empty if there is no such hash."""

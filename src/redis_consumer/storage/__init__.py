@@ -1,0 +1,1 @@
+"""Object storage: a port, and obstore behind it."""

@@ -1,0 +1,45 @@
+"""The port of the object storage.  Each docstring is the contract; `redis_consumer.testing.storage` examines it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Upload(NamedTuple):
+    """Where an upload went.  Unpacks as ``key, url``."""
+
+    key: str
+    """The object's key in the bucket, e.g. ``output/4d3b....zip``."""
+    url: str
+    """The address under which a reader finds it."""
+
+
+class Storage(Protocol):
+    """One bucket.  Keys use ``/``; safe for several threads."""
+
+    def download(self, key: str, folder: str | Path) -> str:
+        """Write the object into `folder` and return the file's path, an absolute one inside `folder`.
+
+        The local name is the key without its first segment (``uploads/a/b.tif`` becomes ``a/b.tif``); a key of
+        one segment keeps it.  An URL of this bucket is taken for its key.  ObjectNotFound, AccessDenied;
+        JobRejected for a key that is empty or leaves the folder (``..``, absolute, control characters);
+        StorageUnavailable when the time limit is over.  On an error no partial file is left.
+        """
+
+    def upload(self, path: str | Path, subdir: str | None = None) -> Upload:
+        """Store the file as ``output/[<subdir>/]<basename>`` and return its key and URL.
+
+        An object is either whole or absent.  AccessDenied, StorageUnavailable, or JobRejected for a bad name.
+        """
+
+    def url(self, key: str) -> str:
+        """Return the address of a key, whether or not the object exists."""
+
+    def check(self) -> None:
+        """Ask the bucket whether it is there: SettingsError for a missing bucket or refused credentials.
+
+        StorageUnavailable when nobody answers: that may pass.
+        """
