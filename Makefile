@@ -45,8 +45,13 @@ format: dev  ## let ruff write
 bench: install  ## print the tables of docs/performance.md
 	$(BIN)/python benchmarks/run.py
 
-protos: dev  ## compile src/redis_consumer/wire/serving.proto
-	cd src && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. redis_consumer/wire/serving.proto
+protos: .venv-protos  ## compile src/redis_consumer/wire/serving.proto
+	cd src && ../.venv-protos/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. redis_consumer/wire/serving.proto
+
+# Pinned, and apart from .venv: generated code needs a protobuf at least as new as its compiler (here 5.29).
+.venv-protos:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check "grpcio-tools==1.69.0" setuptools
 
 clean:  ## remove what was built
 	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
