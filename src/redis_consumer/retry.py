@@ -1,0 +1,35 @@
+"""One way to try again: exponential waits with jitter, a number of attempts and a time limit.
+
+Knows nothing of what is tried.  Never retries for ever; waiting for a cold model server is not its business.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import stamina
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+def call_with_retries(
+    function: Callable[[], T],
+    *,
+    on: type[Exception] | tuple[type[Exception], ...],
+    seconds: float,
+    attempts: int = 8,
+    longest_wait: float = 10.0,
+) -> T:
+    """Return `function()`, called again when it raises one of `on`; the last error leaves as it is.
+
+    Waits grow from 0.1 s by doubling up to `longest_wait`, each with up to as much jitter again (at most 1 s), so
+    that hundreds of workers do not come back in step.  No new attempt starts later than `seconds` after the
+    first, by more than one wait.
+    """
+    caller = stamina.RetryingCaller(
+        attempts=attempts, timeout=seconds, wait_max=longest_wait, wait_jitter=min(1.0, longest_wait)
+    )
+    return caller(on, function)

@@ -1,0 +1,65 @@
+"""What obstore's errors mean to a job.
+
+Its texts carry addresses and request ids: they are for the log (the cause of ours), not for the scientist.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+from redis_consumer.errors import AccessDenied, ConsumerError, ObjectNotFound, StorageUnavailable
+
+if TYPE_CHECKING:
+    from redis_consumer.storage.keys import Bucket
+
+
+class AclRefused(AccessDenied):
+    """The bucket has no permissions of single objects (GCS: uniform access; S3: object ownership enforced)."""
+
+
+NO_BUCKET = re.compile("<Code>(NoSuchBucket|ContainerNotFound)</Code>")
+NO_ACL = re.compile("uniform bucket-level access|<Code>AccessControlListNotSupported</Code>", re.IGNORECASE)
+NO_CREDENTIALS = re.compile(r"//169\.254\.169\.254/|//metadata\.google\.internal/|token request")
+HTTP_CLIENT_ERROR = 4
+LATER = frozenset({408, 425, 429})
+"""The 4xx answers that may pass."""
+
+
+def is_missing_bucket(error: Exception) -> bool:
+    """Return whether the store says that it has no such bucket; a PUT is never answered "no such object"."""
+    text = str(error)
+    return bool(NO_BUCKET.search(text)) or (isinstance(error, FileNotFoundError) and "performing PUT" in text)
+
+
+def translated(error: Exception, key: str, bucket: Bucket) -> ConsumerError:
+    """Return our error for one of obstore's, raised over `key`."""
+    if is_missing_bucket(error):
+        return StorageUnavailable(f"The bucket {str(bucket)!r} does not exist")
+    if isinstance(error, FileNotFoundError):
+        return ObjectNotFound(f"Object {key!r} is not in the bucket")
+    if NO_ACL.search(str(error)):
+        return AclRefused("The bucket takes no public objects: set OUTPUT_ACL=private")
+    status = _status(error)
+    refusal = _refusal(str(error), status, key)
+    if refusal or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+        return AccessDenied(refusal or f"The storage refuses access to {key!r}")
+    if NO_CREDENTIALS.search(str(error)):
+        return StorageUnavailable("No credentials for the storage: the cloud's metadata service does not answer")
+    return StorageUnavailable(f"The storage does not answer: {f'HTTP {status}' if status else 'no connection'}")
+
+
+def _status(error: Exception) -> int:
+    match = re.search(r"status code: (\d{3})", str(error))
+    return int(match[1]) if match else 0
+
+
+def _refusal(text: str, status: int, key: str) -> str:
+    """Return what to say where asking again changes nothing; empty otherwise."""
+    if "without LOCATION" in text:
+        return "The bucket is in another region than AWS_REGION says"
+    if NO_CREDENTIALS.search(text) or status in LATER or status // 100 != HTTP_CLIENT_ERROR:
+        return ""
+    return f"The storage refuses access to {key!r} (HTTP {status})"

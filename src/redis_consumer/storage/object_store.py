@@ -1,0 +1,230 @@
+"""S3, Google Cloud Storage, Azure, a local folder and memory behind the `Storage` port, through obstore.
+
+Knows no jobs and no images.  How a client is built stands in `clients`, what its errors mean in `faults`.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from redis_consumer.errors import (
+    AccessDenied,
+    JobRejected,
+    ObjectNotFound,
+    RetryJob,
+    SettingsError,
+    StorageUnavailable,
+)
+from redis_consumer.retry import call_with_retries
+from redis_consumer.storage.base import Upload
+from redis_consumer.storage.clients import PUBLIC_HEADERS, StorageOptions, check_folder, endpoint_of, open_client
+from redis_consumer.storage.faults import AclRefused, is_missing_bucket, translated
+from redis_consumer.storage.keys import Addresses, Bucket, Cloud, local_name, output_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from obstore.store import ObjectStore
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+ONE_PUT_BYTES = 256 * 2**20
+"""Larger files go up in parts; up to here one PUT is faster and needs this much memory."""
+PART_BYTES = 16 * 2**20
+CHUNK_BYTES = 4 * 2**20
+SIGNED_FOR = timedelta(days=7)
+"""The longest life that S3 and GCS allow a signed link."""
+
+
+def open_storage(bucket: str, options: StorageOptions | None = None) -> ObjectStorage:
+    """Return the storage that `STORAGE_BUCKET` names; SettingsError for what is no bucket.  Sends nothing."""
+    return ObjectStorage(Bucket.parse(bucket), options or StorageOptions())
+
+
+class ObjectStorage:
+    """One bucket; safe for several threads.  The contract is `redis_consumer.storage.base.Storage`."""
+
+    def __init__(self, bucket: Bucket, options: StorageOptions) -> None:
+        self.bucket = bucket
+        self._options = options
+        self._signed = _wants_signed(bucket, options)
+        # reqwest counts a slow upload as a stalled read, so only the reader gets a limit for standing still.
+        self._reader = open_client(bucket, options, {"read_timeout": timedelta(seconds=options.stall_seconds)})
+        self._writer = self._reader if bucket.cloud is Cloud.MEMORY else open_client(bucket, options, {})
+        self._publisher = self._writer
+        self.public_results = _wants_public(bucket, options, signed=self._signed)
+        """Whether everybody may read the results; true is worth a warning at start."""
+        if self.public_results:
+            self._publisher = open_client(bucket, options, {"default_headers": PUBLIC_HEADERS[bucket.cloud]})
+        self._addresses = Addresses(bucket, endpoint_of(self._reader, options), options.given("region"))
+
+    def __repr__(self) -> str:
+        return f"ObjectStorage({str(self.bucket)!r})"
+
+    def download(self, key: str, folder: str | Path) -> str:
+        """Write the object into `folder` and return the file's absolute path; see the port."""
+        key = self._addresses.key(key)
+        target = _inside(Path(folder), local_name(key))
+        self._patiently(key, lambda: self._fetch(key, target))
+        return str(target)
+
+    def upload(self, path: str | Path, subdir: str | None = None) -> Upload:
+        """Store the file as ``output/[<subdir>/]<basename>`` and return its key and URL; see the port.
+
+        A zip without `subdir` is a result: it alone is made public where results are.  FileNotFoundError if
+        there is no such file: that is a bug of the caller.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path.name!r} to upload")
+        key = output_key(path.name, subdir)
+        if not subdir and path.suffix == ".zip":
+            self._publish(key, path)
+        else:
+            self._patiently(key, lambda: self._put(self._writer, key, path))
+        return Upload(key, self.url(key))
+
+    def url(self, key: str) -> str:
+        """Return the address of a key, whether or not the object exists; see the port."""
+        key = self._addresses.key(key)
+        if not self._signed:
+            return self._addresses.url(key)
+        return self._patiently(key, lambda: _signed_url(self._reader, key))
+
+    def check(self) -> None:
+        """Ask the bucket whether it is there; see the port.
+
+        Asked is for an object that does not exist, because that answer tells a missing bucket from a missing
+        object.  On S3 this needs `s3:ListBucket`, without which a missing object looks like a forbidden one.
+        """
+        if self.bucket.cloud is Cloud.FILE:
+            check_folder(self.bucket.name)
+            return
+        try:
+            obstore.get(self._reader, "redis-consumer-check")
+        except (BaseError, FileNotFoundError) as error:
+            self._judge(error)
+
+    def _judge(self, error: Exception) -> None:
+        fault = translated(error, "redis-consumer-check", self.bucket)
+        named = f"STORAGE_BUCKET is {str(self.bucket)!r}"
+        match fault:
+            case ObjectNotFound():
+                return
+            case StorageUnavailable() if is_missing_bucket(error):
+                raise SettingsError(f"{named}: there is no such bucket") from error
+            case AccessDenied():
+                raise SettingsError(f"{named}: the credentials are refused, or may not read and list there") from error
+            case _:
+                raise fault from error
+
+    def _patiently(self, key: str, action: Callable[[], T]) -> T:
+        """Return `action()`, tried again in place while the storage does not answer sensibly."""
+
+        def attempt() -> T:
+            try:
+                return action()
+            except (BaseError, FileNotFoundError) as error:
+                raise translated(error, key, self.bucket) from error
+
+        return call_with_retries(
+            attempt,
+            on=StorageUnavailable,
+            seconds=self._options.retry_seconds,
+            longest_wait=self._options.max_backoff,
+        )
+
+    def _fetch(self, key: str, target: Path) -> None:
+        stream = obstore.get(self._reader, key).stream(min_chunk_size=CHUNK_BYTES)
+        with _new_file(target) as write:
+            for chunk in stream:
+                write(chunk)
+
+    def _publish(self, key: str, path: Path) -> None:
+        """Store a result, readable for everybody where that is asked for, or usual and possible."""
+        try:
+            self._patiently(key, lambda: self._put(self._publisher, key, path))
+        except AclRefused:
+            if self._options.acl:
+                raise
+            log.warning(
+                "%s has no permissions of single objects: results are as public as the bucket is; "
+                "OUTPUT_ACL=private ends this message",
+                self.bucket,
+            )
+            self._publisher = self._writer
+            self._patiently(key, lambda: self._put(self._writer, key, path))
+
+    def _put(self, store: ObjectStore, key: str, path: Path) -> None:
+        attributes = {"Content-Type": "application/zip"} if path.suffix == ".zip" else {}
+        obstore.put(
+            store,
+            key,
+            path,
+            attributes=attributes if self.bucket.cloud is not Cloud.FILE else None,  # a folder keeps none
+            use_multipart=path.stat().st_size > ONE_PUT_BYTES,
+            chunk_size=PART_BYTES,
+        )
+
+
+def _wants_signed(bucket: Bucket, options: StorageOptions) -> bool:
+    if options.urls not in ("plain", "signed"):
+        raise SettingsError(f"OUTPUT_URLS is {options.urls!r}: allowed are 'plain' and 'signed'")
+    if options.urls == "signed" and bucket.cloud in (Cloud.FILE, Cloud.MEMORY):
+        raise SettingsError(f"OUTPUT_URLS is 'signed': {str(bucket)!r} has no signed links; allowed is 'plain'")
+    return options.urls == "signed"
+
+
+def _wants_public(bucket: Bucket, options: StorageOptions, *, signed: bool) -> bool:
+    if options.acl not in ("", "private", "public-read"):
+        raise SettingsError(f"OUTPUT_ACL is {options.acl!r}: allowed are 'public-read' and 'private'")
+    if options.acl == "public-read" and bucket.cloud not in PUBLIC_HEADERS:
+        raise SettingsError(f"OUTPUT_ACL is 'public-read': {str(bucket)!r} has no such thing; allowed is 'private'")
+    return options.acl == "public-read" or (not options.acl and bucket.cloud is Cloud.GCS and not signed)
+
+
+def _signed_url(store: ObjectStore, key: str) -> str:
+    if not isinstance(store, (AzureStore, GCSStore, S3Store)):
+        raise TypeError(f"{type(store).__name__} has no signed links")  # _wants_signed refused it at the start
+    return obstore.sign(store, "GET", key, SIGNED_FOR)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Return the absolute path of `name` in `folder`; JobRejected if a link on the way leads out of it."""
+    folder = folder.absolute()
+    target = folder / name
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise JobRejected(f"The object name {name!r} leads out of the folder of the job")
+    return target
+
+
+@contextmanager
+def _new_file(target: Path) -> Iterator[Callable[[bytes], int]]:
+    """Give a function that writes to `target`; what was begun is removed when the block is left by an error.
+
+    A full or broken disk is this worker's fault, not the image's: RetryJob.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+
+            def write(chunk: bytes) -> int:
+                try:
+                    return file.write(chunk)
+                except OSError as error:
+                    raise RetryJob(f"The worker cannot write the download: {error.strerror}") from error
+
+            yield write
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
