@@ -1,0 +1,110 @@
+"""Array functions: what happens to an image before and after the model.
+
+Arrays in, arrays out, shape (T, Y, X, C).  Nothing here knows files, models, jobs or Redis.
+
+A job names its steps in two fields, `preprocess_function` and `postprocess_function`.  Adding one is a function in a
+file, and a line in one of the two tables below.  Importing this package is cheap: scipy and scikit-image load their
+parts at the first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from redis_consumer.arrays import AnyArray, Image
+from redis_consumer.processing.normalize import (
+    histogram_normalization,
+    mesmer_preprocess,
+    min_max_normalize,
+    normalize,
+    percentile_threshold,
+)
+from redis_consumer.processing.pixelwise import pixelwise
+from redis_consumer.processing.rescale import resize, scaled_size
+from redis_consumer.processing.tiling import CutGrid, TileGrid, cut, join, tile, untile
+from redis_consumer.processing.watershed import deep_watershed, watershed
+
+__all__ = [
+    "POST_PROCESSES",
+    "PRE_PROCESSES",
+    "CutGrid",
+    "PostProcess",
+    "PreProcess",
+    "TileGrid",
+    "chain",
+    "cut",
+    "deep_watershed",
+    "histogram_normalization",
+    "join",
+    "mesmer_preprocess",
+    "min_max_normalize",
+    "normalize",
+    "percentile_threshold",
+    "pixelwise",
+    "resize",
+    "scaled_size",
+    "tile",
+    "untile",
+    "warm_up",
+    "watershed",
+]
+
+PreProcess = Callable[[Image], Image]
+"""Takes the whole image, before it is cut into tiles; returns one of the same shape."""
+
+PostProcess = Callable[[Sequence[AnyArray]], AnyArray]
+"""Takes all outputs of the model, (T, Y, X, C) each, sorted by name; returns labels (T, Y, X, C) of integers.
+
+`none` alone returns what the model predicted.
+"""
+
+PRE_PROCESSES: Mapping[str, PreProcess] = {
+    "none": lambda image: image,
+    "normalize": normalize,
+    "histogram_normalization": histogram_normalization,
+    "phase_preprocess": histogram_normalization,  # the same under an older name
+}
+
+POST_PROCESSES: Mapping[str, PostProcess] = {
+    "none": lambda outputs: outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=-1),
+    "pixelwise": lambda outputs: pixelwise(outputs[-1]),
+    "deepcell": lambda outputs: pixelwise(outputs[-1]),  # deprecated name of pixelwise
+    "watershed": lambda outputs: watershed(outputs[-1]),
+    "deep_watershed": deep_watershed,
+}
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def chain(names: str, table: Mapping[str, Callable[[_In], _Out]], field: str) -> Callable[[_In], _Out]:
+    """Return the function that `names` stands for: names of `table`, separated by commas, applied in that order.
+
+    Nothing, or `none`, is the table's `none`.  After a function that takes several arrays the next one gets a
+    list of the one result.  An unknown name is a ValueError that tells the name, the `field` it stood in and what
+    is allowed.
+    """
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name and name not in table:
+            raise ValueError(f"{field} {name!r}: allowed are {', '.join(sorted(table))}")
+    steps: list[Callable[[Any], Any]] = [table[name] for name in wanted if name not in {"", "none"}]
+    first, *rest = steps or [table["none"]]
+
+    def run(argument: _In) -> _Out:
+        result = first(argument)
+        for step in rest:
+            result = step(result if isinstance(argument, np.ndarray) else [result])
+        return result  # type: ignore[no-any-return]  # the table's functions say what they return
+
+    return run
+
+
+def warm_up() -> None:
+    """Load what the first job would wait for (0.5 s on one core).  Safe to call in a thread of its own."""
+    blank = np.zeros((1, 8, 8, 1), np.float32)
+    blank[0, 4, 4] = 1
+    deep_watershed([histogram_normalization(blank)])

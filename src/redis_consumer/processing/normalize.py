@@ -1,0 +1,118 @@
+"""Grey values on the scale that the models were trained on.
+
+Arrays in, arrays out, shape (T, Y, X, C); every plane (one frame, one channel) is treated alone.  Knows nothing of
+models: which function belongs to which model is the job's or the consumer's choice.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import skimage as ski  # loads its parts at their first use
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from redis_consumer.arrays import AnyArray, Image
+
+    Plane = npt.NDArray[Any]  # numbers, (Y, X)
+
+_log = logging.getLogger(__name__)
+
+
+def normalize(image: AnyArray, epsilon: float = 1e-7) -> Image:
+    """Return float32 planes of mean 0 and standard deviation 1; a constant plane becomes zeros.
+
+    Any rank from 2, first axis the frames, last axis the channels.  ValueError for values that are not finite.
+    """
+
+    def standardize(plane: Plane) -> Plane:
+        # Sums in float64: in float32 the mean of a constant plane misses the constant by a bit, and `epsilon` is
+        # too small to hide that.
+        centred = plane - np.float32(plane.mean(dtype=np.float64))
+        deviation = np.sqrt(np.square(centred).mean(dtype=np.float64))
+        return centred / np.float32(deviation + epsilon)
+
+    return _by_plane(image.astype(np.float32), standardize)
+
+
+def histogram_normalization(image: AnyArray, kernel_size: int | None = None) -> Image:
+    """Return float32 planes whose grey values span 0 to 1, contrast equalized locally; a constant plane is zeros.
+
+    Contrast-limited adaptive histogram equalization (Zuiderveld, "Contrast limited adaptive histogram
+    equalization", Graphics Gems IV, 1994) with clip limit 0.01.  `kernel_size` is the side of a region in
+    pixels; None is an eighth of the plane on either axis, so that the result depends on the size of the whole
+    image: call this before cutting tiles.  ValueError for values that are not finite.
+    """
+
+    def equalize(plane: Plane) -> Plane:
+        if plane.min() == plane.max():
+            _log.warning("A plane of the image is constant; it is normalized to zeros")
+            return np.zeros_like(plane)
+        scaled = ski.exposure.rescale_intensity(plane, out_range=(0.0, 1.0))
+        return ski.exposure.equalize_adapthist(scaled, kernel_size=kernel_size)  # type: ignore[no-any-return]  # no types there
+
+    return _by_plane(image.astype(np.float32), equalize)
+
+
+def percentile_threshold(image: AnyArray, percentile: float = 99.9) -> AnyArray:
+    """Return a copy in which nothing exceeds the percentile of its plane's non-zero pixels; dtype kept.
+
+    Pixels that are zero do not count: they are usually padding.  For integers the percentile is truncated.
+    """
+
+    def limit(plane: Plane) -> Plane:
+        nonzero = plane[plane != 0]
+        if not nonzero.size:
+            return plane
+        highest = np.percentile(nonzero, percentile)
+        return np.where(plane > highest, highest, plane)
+
+    return _by_plane(image.copy(), limit)
+
+
+def min_max_normalize(image: AnyArray, *, clip: bool = False) -> Image:
+    """Return float32 planes whose grey values span 0 to 1; a constant plane becomes zeros.
+
+    With `clip` each plane is first limited to its percentiles 0.01 and 99.9.
+    """
+
+    def span(plane: Plane) -> Plane:
+        if clip:
+            plane = np.clip(plane, *np.percentile(plane, (0.01, 99.9)))
+        low, high = plane.min(), plane.max()
+        spanned: Plane = (plane - low) / ((high - low) or 1)
+        return spanned
+
+    return _by_plane(image.astype(np.float32), span)
+
+
+def mesmer_preprocess(
+    image: AnyArray,
+    *,
+    threshold: bool = True,
+    percentile: float = 99.9,
+    normalize: bool = True,
+    kernel_size: int | None = 128,
+) -> AnyArray:
+    """Return what the multiplex model expects: bright specks cut off, then contrast equalized."""
+    if threshold:
+        image = percentile_threshold(image, percentile)
+    return histogram_normalization(image, kernel_size) if normalize else image
+
+
+def _by_plane(image: npt.NDArray[Any], work: Callable[[Plane], Plane]) -> npt.NDArray[Any]:
+    """Replace every plane (one entry of the first axis, one of the last) of `image` by what `work` makes of it."""
+    if image.ndim < 2:  # noqa: PLR2004 - an axis of frames and one of channels
+        raise ValueError(f"the image has shape {image.shape}: expected are frames first and channels last")
+    for frame in image:
+        for channel in range(image.shape[-1]):
+            plane = frame[..., channel]
+            if not np.isfinite(plane).all():
+                raise ValueError("the image holds values that are not finite (NaN or infinity)")
+            plane[...] = work(plane) if plane.size else plane
+    return image
