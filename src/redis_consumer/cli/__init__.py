@@ -1,0 +1,56 @@
+"""The commands.  Thin: read the environment and the arguments, call one function, turn errors into exit codes.
+
+What a command needs is imported inside it, so that `--help` and the worker's start stay quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from redis_consumer import __version__
+from redis_consumer.cli import jobs, local, worker
+from redis_consumer.cli.options import FAILED, INTERRUPTED, WRONG_USE
+from redis_consumer.errors import ConsumerError, MissingExtra, SettingsError, reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 1 a job failed, 2 wrong arguments or settings."""
+    arguments = parser().parse_args(argv)
+    try:
+        code: int = arguments.command(arguments)
+    except (SettingsError, MissingExtra) as error:
+        complain(str(error))
+        return WRONG_USE
+    except (ConsumerError, OSError) as error:
+        complain(reason_of(error))
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def complain(text: str) -> None:
+    """Say what is wrong, each line as the program's."""
+    for line in text.splitlines():
+        sys.stderr.write(f"redis-consumer: {line}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = argparse.ArgumentParser(
+        prog="redis-consumer", description="Image-analysis jobs from Redis: predict, post-process, upload."
+    )
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    worker.add_run(commands)
+    jobs.add_submit(commands)
+    jobs.add_status(commands)
+    local.add_demo(commands)
+    local.add_serve_models(commands)
+    local.add_settings(commands)
+    return top

@@ -1,0 +1,74 @@
+"""What the commands share: exit codes, how a command is declared, and where its settings come from."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redis_consumer.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis_consumer.settings import Settings
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - its type has no public name
+
+OK, FAILED, WRONG_USE = 0, 1, 2
+INTERRUPTED = 130
+
+
+def new_command(
+    commands: Commands, name: str, summary: str, text: str, function: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """Add a command; `text` is its help, examples included, laid out as written."""
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=textwrap.dedent(text).strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=function)
+    return command
+
+
+def add_settings_options(command: argparse.ArgumentParser) -> None:
+    """Add the ways to give settings besides the environment."""
+    command.add_argument(
+        "--env-file", type=Path, metavar="FILE", help="settings as NAME=VALUE lines; the environment wins"
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="one setting; wins over all"
+    )
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Return the settings of the environment, an `--env-file` and `--set`."""
+    from redis_consumer.settings import Settings, read_env_file
+
+    overrides = {}
+    for text in arguments.overrides:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise SettingsError(f"--set is {text!r}: allowed is NAME=VALUE")
+        overrides[name] = value
+    env_file = read_env_file(arguments.env_file) if arguments.env_file else {}
+    return Settings.from_environ(os.environ, overrides=overrides, env_file=env_file)
+
+
+def start_logging(level: str) -> None:
+    """Log to stdout, as containers expect: when, how bad, who, what."""
+    logging.basicConfig(
+        level=level, stream=sys.stdout, format="%(asctime)s [%(levelname)s]:[%(name)s]: %(message)s", force=True
+    )
+
+
+def say(text: str) -> None:
+    """Print a line of the command's output, at once: a script may read it through a pipe."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -1,0 +1,62 @@
+"""`run`: the worker as a command."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from redis_consumer.cli.options import OK, add_settings_options, new_command, settings_of, start_logging
+
+if TYPE_CHECKING:
+    import argparse
+
+    from redis_consumer.cli.options import Commands
+    from redis_consumer.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+def add_run(commands: Commands) -> None:
+    """Add `run`: the worker."""
+    command = new_command(
+        commands,
+        "run",
+        "take jobs from a queue until told to stop",
+        """
+        The worker.  Configured by the environment alone, as in a container; SIGTERM or Ctrl-C lets running jobs
+        end within DRAIN_SECONDS and hands the others back, a second one hands them back at once.
+
+        examples:
+          QUEUE=segmentation CONSUMER_TYPE=segmentation STORAGE_BUCKET=s3://images redis-consumer run
+          redis-consumer run --env-file worker.env --set CONCURRENCY=4
+        """,
+        run,
+    )
+    add_settings_options(command)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Work until a signal."""
+    from redis_consumer.bootstrap import build_worker
+
+    settings = settings_of(arguments)
+    start_logging(settings.log_level)
+    worker = build_worker(settings)
+    stop_on_signals(worker)
+    log.info("Takes %s jobs from the queue %r as %r", settings.consumer_type, settings.queue, settings.hostname)
+    worker.run()
+    log.info("Stopped")
+    return OK
+
+
+def stop_on_signals(worker: Worker) -> None:
+    """Drain at the first SIGTERM or SIGINT, hand back at once at the second."""
+    seen: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        seen.append(number)
+        worker.stop(at_once=len(seen) > 1)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)

@@ -1,0 +1,30 @@
+"""What is done with a job.  People add here: a function, an `ImageConsumer`, or a `TensorFlowServingConsumer`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from redis_consumer.consumers.base import Consumer, TensorFlowServingConsumer, Tools
+from redis_consumer.consumers.image import ImageConsumer, Predict, consumer
+from redis_consumer.consumers.segmentation import ImageFileConsumer, SegmentationConsumer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONSUMERS: Mapping[str, type[Consumer]] = {
+    "image": ImageFileConsumer,
+    "segmentation": SegmentationConsumer,
+}
+"""The built-in consumer types, by the value of `CONSUMER_TYPE`."""
+
+__all__ = [
+    "CONSUMERS",
+    "Consumer",
+    "ImageConsumer",
+    "ImageFileConsumer",
+    "Predict",
+    "SegmentationConsumer",
+    "TensorFlowServingConsumer",
+    "Tools",
+    "consumer",
+]

@@ -1,0 +1,158 @@
+"""`Consumer` and `TensorFlowServingConsumer`: the contract that people's own consumers are written against.
+
+The names are those that consumers have always used.  Override `_consume(redis_hash)` and return a status; or
+take a rung with more done for you: `redis_consumer.consumers.image`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from redis_consumer.errors import JobRejected
+from redis_consumer.job import Job, ModelId, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from redis_consumer.arrays import AnyArray
+    from redis_consumer.models.base import ModelServer, TensorSpec
+    from redis_consumer.queues.base import FieldValue, JobQueue
+    from redis_consumer.redis import RedisClient
+    from redis_consumer.settings import Settings
+    from redis_consumer.storage.base import Storage
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What one lane's consumer works with, besides Redis and the storage."""
+
+    jobs: JobQueue
+    models: ModelServer
+    settings: Settings
+
+
+class Consumer:
+    """Does the jobs of one queue, one at a time; each lane has an instance of its own.
+
+    The constructor's parameters are those of old consumers that override it.  `equip` follows it.
+    """
+
+    def __init__(
+        self,
+        redis_client: RedisClient,
+        storage_client: Storage,
+        queue: str,
+        final_status: str = Status.DONE,
+        failed_status: str = Status.FAILED,
+        name: str | None = None,
+    ) -> None:
+        self.redis = redis_client
+        self.storage = storage_client
+        self.queue = queue.lower()
+        self.name = name or socket.gethostname()
+        self.hostname = self.name
+        self.final_status = final_status
+        self.failed_status = failed_status
+        self.finished_statuses = {final_status, failed_status}
+        self.logger = logging.getLogger(type(self).__name__)
+        self.tools: Tools | None = None
+        self.job = Job("", self.queue)
+        self._redis_hash = ""
+        self._redis_values: dict[str, str] = {}
+
+    def equip(self, tools: Tools) -> None:
+        """Give the consumer its tools; called once, before the first job."""
+        self.tools = tools
+
+    def handle(self, job: Job) -> str:
+        """Do the job and return its status: the seam between the worker and a consumer."""
+        self.job, self._redis_hash, self._redis_values = job, job.key, dict(job.fields)
+        if not self.is_valid_hash(job.key):
+            raise JobRejected(f'Invalid filetype for "{self.queue}" job: {job.get("input_file_name")!r}')
+        return self._consume(job.key)
+
+    def _consume(self, redis_hash: str) -> str:
+        """Do the job and return its status.  Whatever is raised makes it `failed`: see `redis_consumer.errors`."""
+        raise NotImplementedError(f"{type(self).__name__} does not override _consume (job {redis_hash})")
+
+    def is_valid_hash(self, redis_hash: str | None) -> bool:
+        """Return whether the job is of a kind that this consumer does at all."""
+        return redis_hash is not None
+
+    def update_key(self, redis_hash: str, data: Mapping[str, FieldValue] | None = None) -> None:
+        """Write `data`, `updated_at` and `updated_by` into a job's hash.
+
+        Into the job in hand only while it is ours (LeaseLost otherwise); a final status is written when the
+        handler has returned, in one step with what belongs to it.  Any other hash is written as it is.
+        """
+        if not isinstance(data, dict | None):
+            # ValueError, not TypeError: it is the one that old consumers know.
+            raise ValueError(f"update_key takes a dictionary of fields, not {type(data).__name__}")  # noqa: TRY004
+        fields = dict(data or {})
+        if redis_hash == self.job.key and self.tools:
+            self.tools.jobs.update(self.job, fields)
+            return
+        stamp = {"updated_at": self.get_current_timestamp(), "updated_by": self.name}
+        self.redis.hset(redis_hash, mapping={**fields, **stamp})
+
+    def get_current_timestamp(self) -> str:
+        """Return the time as readers of a job's hash expect it: ISO 8601 with the UTC offset."""
+        return dt.datetime.now(dt.UTC).isoformat()
+
+
+class TensorFlowServingConsumer(Consumer):
+    """A consumer that asks a model server for predictions."""
+
+    archive_suffixes: ClassVar[tuple[str, ...]] = (".zip",)
+    """Inputs of these kinds belong to the `-zip` queue."""
+
+    def is_valid_hash(self, redis_hash: str | None) -> bool:
+        """Return whether the input is a single file: archives have a queue of their own."""
+        if redis_hash is None:
+            return False
+        name = self._redis_values.get("input_file_name") or ""
+        return not name.lower().endswith(self.archive_suffixes)
+
+    def grpc_image(self, img: AnyArray, model_name: str, model_version: str | int) -> AnyArray | list[AnyArray]:
+        """Return the model's prediction for one image of shape (Y, X, C), the batch axis added and kept.
+
+        The outputs whose names start with ``prediction``, or all where there is none, sorted by name: one as an
+        array of shape (1, ...), several as a list.  Untiled: the whole image is one request.
+        """
+        model = self.model_id(model_name, model_version)
+        name = self._inputs(model)[0].name
+        outputs = self._tools().models.predict(model, {name: np.expand_dims(img, 0)})
+        chosen = [v for k, v in outputs.items() if k.startswith("prediction")] or list(outputs.values())
+        return chosen[0] if len(chosen) == 1 else chosen
+
+    def get_model_metadata(self, model_name: str, model_version: str | int) -> list[dict[str, Any]]:
+        """Return the model's inputs as old consumers read them: name, TensorFlow dtype, shape with -1 for free."""
+        return [
+            {
+                "in_tensor_name": spec.name,
+                "in_tensor_dtype": f"DT_{'FLOAT' if spec.dtype == np.float32 else str(spec.dtype).upper()}",
+                "in_tensor_shape": ",".join("-1" if n is None else str(n) for n in spec.shape or ()),
+            }
+            for spec in self._inputs(self.model_id(model_name, model_version))
+        ]
+
+    def model_id(self, name: str, version: str | int | None = None) -> ModelId:
+        """Return the model of these two fields; JobRejected names the one that is wrong."""
+        try:
+            return ModelId.of(name, version)
+        except ValueError as error:
+            raise JobRejected(f"The fields 'model_name' and 'model_version' are wrong: {error}") from None
+
+    def _inputs(self, model: ModelId) -> Sequence[TensorSpec]:
+        return self._tools().models.describe(model)
+
+    def _tools(self) -> Tools:
+        if self.tools is None:
+            raise RuntimeError(f"{type(self).__name__} was not equipped: call equip(Tools(...)) first")
+        return self.tools

@@ -1,0 +1,131 @@
+"""The one flow of an image job: load, analyse, deliver.
+
+`ImageConsumer` is the rung for people's own analyses: array in, result out.  `consumer` makes one from a function.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from redis_consumer.arrays import Labels
+from redis_consumer.consumers.base import TensorFlowServingConsumer
+from redis_consumer.consumers.predict import Predictor
+from redis_consumer.consumers.work import Work
+from redis_consumer.errors import JobRejected
+from redis_consumer.job import ModelId, Status
+from redis_consumer.results import save_labels, save_maps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redis_consumer.arrays import AnyArray, Image
+    from redis_consumer.images import ImageFile
+    from redis_consumer.job import Job
+
+
+class Predict(Protocol):
+    """Ask the model server: the analysis' default model, or another one."""
+
+    def __call__(self, image: Image, model: str | ModelId | None = None) -> list[AnyArray]:
+        """Return the outputs of the model, sorted by name, each of shape (T, Y, X, C) and the image's size."""
+
+
+class ImageConsumer(TensorFlowServingConsumer):
+    """An analysis of one image.  Override `analyze`; loading, reporting, zipping and uploading are done."""
+
+    model: ClassVar[str] = ""
+    """Default model as ``Name:version``; blank for the setting `NUCLEAR_MODEL`."""
+    unspoken: ClassVar[frozenset[Status]] = frozenset()
+    """Stages that the readers of this queue have no word for."""
+    file_name: ClassVar[str] = "{name}_feature_{feature}.tif"
+    """Name of each file in the result archive."""
+
+    work: Work
+
+    def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
+        """Return label images for `image`, float32 (T, Y, X, C); or any array of the same axes, saved as it is.
+
+        `self.predict` asks the model server.  JobRejected says that the input is at fault.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not override analyze (job {job.key}, {image.shape})")
+
+    def predict(self, image: Image, model: str | ModelId | None = None) -> list[AnyArray]:
+        """Return the outputs of a model, sorted by name, each of shape (T, Y, X, C) and the image's size."""
+        chosen = ModelId.parse(model) if isinstance(model, str) else model
+        return self.predict_with(chosen or self.default_model(), image)
+
+    def _consume(self, redis_hash: str) -> str:  # noqa: ARG002 - the old contract's parameter
+        tools = self._tools()
+        with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
+            self.work = Work(self.job, tools.jobs, self.storage, folder, unspoken=self.unspoken)
+            picture = self.work.load(tools.settings)
+            result = self.analyze(self.channels(picture), self.job)
+            self.work.enter(Status.SAVING_RESULTS)
+            return self.work.deliver(self._save(result))
+
+    def channels(self, picture: ImageFile) -> Image:
+        """Return the channels to analyse: those that the job names by index, or all of them.
+
+        A colour picture is refused where nobody said which channel to take: its channels are no stains.
+        """
+        wanted = [part.strip() for part in self.job.get("channels").split(",") if part.strip()]
+        if wanted:
+            return picture.pixels[..., channel_indexes(wanted, picture.pixels.shape[-1])]
+        if picture.is_color:
+            raise JobRejected(
+                f"The image {self.work.name!r} is a colour picture: a fluorescence image is expected; "
+                "name one channel in the field 'channels' (0 red, 1 green, 2 blue) to use it all the same"
+            )
+        return picture.pixels
+
+    def predict_with(self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61) -> list[AnyArray]:
+        """Return the outputs of a model; `cuts` and `field_size` as in `redis_consumer.consumers.predict`."""
+        tools = self._tools()
+        self.work.enter(Status.PREDICTING)
+        predictor = Predictor(tools.models, tools.settings.tf_max_batch_size, self.work.progress)
+        outputs = predictor(model, image, cuts=cuts, field_size=field_size)
+        self.work.enter(Status.POST_PROCESSING)
+        return outputs
+
+    def default_model(self) -> ModelId:
+        """Return the model of this type, or the setting `NUCLEAR_MODEL`."""
+        return ModelId.parse(self.model) if self.model else self._tools().settings.nuclear_model
+
+    def _save(self, result: Labels | AnyArray) -> list[tuple[str, str]]:
+        save = save_labels if isinstance(result, Labels) else save_maps
+        return save(result, self.work.name, self.work.folder / "output", pattern=self.file_name)
+
+
+def consumer(name: str, *, model: str = "") -> Callable[[Analysis], type[ImageConsumer]]:
+    """Make a consumer type of a function ``(image, job, predict) -> Labels``.
+
+    `name` is what logs call it; `model` its default model as ``Name:version``.  Use it by dotted path
+    (``CONSUMER_TYPE=my_package.my_module:my_function``) or by an entry point.
+    """
+
+    def make(analysis: Analysis) -> type[ImageConsumer]:
+        def analyze(self: ImageConsumer, image: Image, job: Job) -> Labels | AnyArray:
+            return analysis(image, job, self.predict)
+
+        body = {"__doc__": analysis.__doc__, "__module__": analysis.__module__, "model": model, "analyze": analyze}
+        return type(name, (ImageConsumer,), body)
+
+    return make
+
+
+class Analysis(Protocol):
+    """An image analysis as a function."""
+
+    def __call__(self, image: Image, job: Job, predict: Predict) -> Labels | AnyArray:
+        """Return the result for `image`, float32 (T, Y, X, C)."""
+
+
+def channel_indexes(wanted: Sequence[str], available: int) -> list[int]:
+    """Return the field `channels` as indexes; JobRejected names the one that the image does not have."""
+    indexes = []
+    for part in wanted:
+        if not (part.isascii() and part.isdigit() and int(part) < available):
+            raise JobRejected(f"The field 'channels' names {part!r}: allowed are 0 to {available - 1}")
+        indexes.append(int(part))
+    return indexes

@@ -1,0 +1,92 @@
+"""Have a model server predict on one image of any size: tiles out, tiles back.  Knows no jobs or files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from redis_consumer.errors import JobRejected
+from redis_consumer.models.batching import batch_size_for, predict_batches
+from redis_consumer.processing.tiling import cut, join, tile, untile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redis_consumer.arrays import AnyArray, Image
+    from redis_consumer.job import ModelId
+    from redis_consumer.models.base import ModelServer, TensorSpec
+
+WHOLE = 1024
+"""A model of free size gets axes up to this size (pixels) whole: no seams, and memory that a GPU has."""
+TILE = 512
+"""Beyond it, tiles of this size."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Asks one server for predictions; remembers how."""
+
+    server: ModelServer
+    max_batch_size: int
+    """The server's limit for the first axis of one request, counted in tiles of 128 x 128."""
+    on_progress: Callable[[float], None] = lambda _: None
+
+    def __call__(self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61) -> list[AnyArray]:
+        """Return the model's outputs, sorted by name, each float32 (T, Y, X, C) of the image's size.
+
+        `cuts` > 0 cuts the image into `cuts` x `cuts` pieces with a margin of half the model's `field_size`;
+        otherwise the model's own input size decides about tiles.  JobRejected if the model takes other images.
+        """
+        spec = only_input(model, self.server.describe(model))
+        height, width, channels = image_axes(model, spec)
+        if channels is not None and channels != image.shape[-1]:
+            raise JobRejected(
+                f"The image has {image.shape[-1]} channels, the model {model} takes {channels}: "
+                "name them in the field 'channels', e.g. '0'"
+            )
+        if cuts > 0:
+            pieces, grid = cut(image, cuts, field_size)
+            return [join(heads, grid) for heads in self._heads(model, pieces)]
+        size = (tile_size(image.shape[1], height), tile_size(image.shape[2], width))
+        tiles, tiling = tile(image, size)
+        return [untile(heads, tiling) for heads in self._heads(model, tiles)]
+
+    def _heads(self, model: ModelId, tiles: Image) -> list[AnyArray]:
+        outputs = predict_batches(
+            self.server,
+            model,
+            tiles,
+            batch_size=batch_size_for(tiles.shape[1:], self.max_batch_size),
+            on_batch=lambda done: self.on_progress(done / len(tiles)),
+        )
+        for name, head in outputs.items():
+            if head.ndim != tiles.ndim or head.shape[:3] != tiles.shape[:3]:
+                raise JobRejected(
+                    f"The model {model} answers {tiles.shape} with {name!r} of shape {head.shape}: "
+                    "expected is an image of the same size"
+                )
+        return list(outputs.values())
+
+
+def only_input(model: ModelId, inputs: Sequence[TensorSpec]) -> TensorSpec:
+    """Return the model's single input; JobRejected if it has more."""
+    if len(inputs) != 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise JobRejected(f"The model {model} has {len(inputs)} inputs ({names}): expected is one image")
+    return inputs[0]
+
+
+def image_axes(model: ModelId, spec: TensorSpec) -> tuple[int | None, int | None, int | None]:
+    """Return rows, columns and channels of a model's input (N, Y, X, C), None where free."""
+    if spec.shape is None:
+        return None, None, None
+    if len(spec.shape) != 4:  # noqa: PLR2004 - the four axes of the layout
+        raise JobRejected(f"The model {model} takes {spec.name!r} of shape {spec.shape}: expected is (N, Y, X, C)")
+    return spec.shape[1], spec.shape[2], spec.shape[3]
+
+
+def tile_size(size: int, fixed: int | None) -> int:
+    """Return the tile's size along one axis: the model's own, or whole up to a limit."""
+    if fixed is not None:
+        return fixed
+    return size if size <= WHOLE else TILE

@@ -1,0 +1,151 @@
+"""The Kiosk's own image jobs: `image` (one image, one model) and `segmentation` (a model for each role)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+import numpy as np
+
+from redis_consumer.arrays import Labels
+from redis_consumer.consumers.image import ImageConsumer, channel_indexes
+from redis_consumer.errors import JobRejected
+from redis_consumer.job import Status
+from redis_consumer.processing import POST_PROCESSES, PRE_PROCESSES, chain
+from redis_consumer.processing.rescale import resize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from redis_consumer.arrays import AnyArray, Image
+    from redis_consumer.images import ImageFile
+    from redis_consumer.job import Job, ModelId
+    from redis_consumer.settings import Settings
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+class ImageFileConsumer(ImageConsumer):
+    """One image by one model: scale, pre-process, predict, post-process, scale back.
+
+    Fields of the job, each with a default where it is blank: `model_name` and `model_version`, `scale`,
+    `preprocess_function` and `postprocess_function` (names of `redis_consumer.processing`, joined by commas),
+    `cuts` and `field_size`, `channels`, `dimension_order`.
+    """
+
+    preprocess: ClassVar[str] = "histogram_normalization"
+    postprocess: ClassVar[str] = "deep_watershed"
+
+    def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
+        """Do the whole job; the result has the size of `image`."""
+        return self.segment([(self.job_model() or self.default_model(), image)], job)
+
+    def segment(self, parts: Sequence[tuple[ModelId, Image]], job: Job) -> Labels | AnyArray:
+        """Do the same for each model and its image, all of one size; the results become features (last axis)."""
+        prepare = steps(job, "preprocess_function", self.preprocess, PRE_PROCESSES)
+        finish = steps(job, "postprocess_function", self.postprocess, POST_PROCESSES)
+        scale = job_scale(job, self._tools().settings)
+        cuts, field_size = whole_number(job, "cuts", 0), whole_number(job, "field_size", 61)
+        prepared = [(model, understood(prepare, zoomed(image, scale))) for model, image in parts]
+        results = []
+        for (model, ready), (_, image) in zip(prepared, parts, strict=True):
+            made = understood(finish, self.predict_with(model, ready, cuts=cuts, field_size=field_size))
+            results.append(unzoomed(made, image.shape[1:3]))
+        return features(results)
+
+    def job_model(self) -> ModelId | None:
+        """Return the model that the job names, if it names one."""
+        name = self.job.get("model_name")
+        return self.model_id(name, self.job.get("model_version")) if name else None
+
+
+class SegmentationConsumer(ImageFileConsumer):
+    """The Kiosk's `segmentation` queue: one label image for each batch entry and role.
+
+    The field `channels` gives the channel of each role by position, blanks allowed: nuclei, cytoplasm, phase.
+    """
+
+    unspoken = frozenset({Status.POST_PROCESSING})
+    file_name = "{name}_batch_{batch}_feature_{feature}.tif"
+
+    def channels(self, picture: ImageFile) -> Image:
+        """Return all channels: `channels` names roles here.  Without it, a colour picture is refused."""
+        return picture.pixels if self.job.get("channels").strip(",") else super().channels(picture)
+
+    def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
+        """Segment each role that the job names; without any, the image is nuclei."""
+        settings = self._tools().settings
+        roles = (settings.nuclear_model, settings.cytoplasm_model, settings.phase_model)
+        wanted = [part.strip() for part in job.get("channels").split(",")]
+        if len(wanted) > len(roles):
+            raise JobRejected(
+                f"The field 'channels' names {len(wanted)} roles: allowed are 3 (nuclei, cytoplasm, phase)"
+            )
+        if not any(wanted):
+            return super().analyze(image, job)
+        parts = [
+            (self.job_model() or role, image[..., index : index + 1])
+            for role, part in zip(roles, wanted, strict=False)
+            for index in channel_indexes([part] if part else [], image.shape[-1])
+        ]
+        return self.segment(parts, job)
+
+
+def steps(job: Job, field: str, default: str, table: Mapping[str, Callable[[Given], Made]]) -> Callable[[Given], Made]:
+    """Return the chain of steps that a field of the job names."""
+    try:
+        return chain(job.get(field, default), table, field)
+    except ValueError as error:
+        raise JobRejected(str(error)) from None
+
+
+def understood(step: Callable[[Given], Made], given: Given) -> Made:
+    """Return `step(given)`; what the step refuses is the input's fault."""
+    try:
+        return step(given)
+    except ValueError as error:
+        raise JobRejected(f"The image cannot be processed: {error}") from error
+
+
+def job_scale(job: Job, settings: Settings) -> float:
+    """Return the job's zoom (image pixel size / model pixel size); 1 where it is blank."""
+    text = job.get("scale", "1")
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = math.nan
+    if not settings.min_scale <= scale <= settings.max_scale:
+        raise JobRejected(
+            f"The field 'scale' is {text!r}: allowed is a number from {settings.min_scale:g} to {settings.max_scale:g}"
+        )
+    return scale
+
+
+def whole_number(job: Job, field: str, default: int) -> int:
+    """Return a field that counts; JobRejected names it where it does not."""
+    text = job.get(field, str(default))
+    if not (text.isascii() and text.isdigit()):
+        raise JobRejected(f"The field {field!r} is {text!r}: allowed is a whole number from 0")
+    return int(text)
+
+
+def zoomed(image: Image, scale: float) -> Image:
+    """Return `image` at the model's pixel size: sides times `scale`, cut to whole pixels."""
+    if scale == 1:
+        return image
+    rows, columns = (max(int(n * scale), 1) for n in image.shape[1:3])
+    return resize(image, (rows, columns))
+
+
+def unzoomed(result: AnyArray, shape: tuple[int, ...]) -> AnyArray:
+    """Return a result at the size of the original image; labels stay labels."""
+    if result.shape[1:3] == shape:
+        return result
+    return resize(result, (shape[0], shape[1]), labels=np.issubdtype(result.dtype, np.integer))
+
+
+def features(results: Sequence[AnyArray]) -> Labels | AnyArray:
+    """Join results along the last axis: label images if all are whole numbers, else maps."""
+    joined = results[0] if len(results) == 1 else np.concatenate(results, axis=-1)
+    return Labels(joined) if np.issubdtype(joined.dtype, np.integer) else joined

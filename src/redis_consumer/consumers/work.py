@@ -1,0 +1,121 @@
+"""One job's workbench: load the image, report, deliver the result.  Knows files and fields, no analysis."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from redis_consumer.archives import zip_files
+from redis_consumer.images import ImageFile, ImageLimits, read_image
+from redis_consumer.job import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from redis_consumer.job import Job
+    from redis_consumer.queues.base import FieldValue, JobQueue
+    from redis_consumer.settings import Settings
+    from redis_consumer.storage.base import Storage
+
+TIME_FIELDS = {
+    Status.STARTED: "download_time",
+    Status.PRE_PROCESSING: "preprocess_time",
+    Status.PREDICTING: "prediction_time",
+    Status.POST_PROCESSING: "postprocess_time",
+    Status.SAVING_RESULTS: "upload_time",
+}
+"""The field that takes the seconds of each stage."""
+
+PROGRESS_SECONDS = 1.0
+"""`progress` is written at most this often: nobody polls faster."""
+
+
+class Work:
+    """The workbench of one job, with a folder of its own."""
+
+    def __init__(
+        self, job: Job, jobs: JobQueue, storage: Storage, folder: str, *, unspoken: Collection[Status] = ()
+    ) -> None:
+        self.job = job
+        self.folder = Path(folder)
+        self._jobs = jobs
+        self._storage = storage
+        self._unspoken = unspoken
+        self._stage = Status.STARTED
+        self._since = time.monotonic()
+        self._seconds: dict[Status, float] = {}
+        self._unwritten: dict[str, FieldValue] = {}
+        self._progress_at = 0.0
+
+    def enter(self, stage: Status, fields: dict[str, FieldValue] | None = None) -> None:
+        """Begin a stage: its word, the seconds of the one that ends, and `fields`, in one write.
+
+        A stage in `unspoken` has no word among the readers of this queue: its fields go with the next one.
+        """
+        if stage == self._stage:
+            return
+        self._unwritten |= {**self._ended(), **(fields or {})}
+        self._stage = stage
+        if stage not in self._unspoken:
+            self._jobs.update(self.job, {"status": stage, **self._unwritten})
+            self._unwritten = {}
+
+    def note(self, **fields: FieldValue) -> None:
+        """Write fields with the next stage."""
+        self._unwritten |= fields
+
+    def progress(self, done: float) -> None:
+        """Report how much is done, from 0 to 1; at most once a second."""
+        now = time.monotonic()
+        if now - self._progress_at >= PROGRESS_SECONDS:
+            self._progress_at = now
+            self._jobs.update(self.job, {"progress": int(100 * done)})
+
+    def load(self, settings: Settings) -> ImageFile:
+        """Download and read the job's image."""
+        path = self._storage.download(self.job.require("input_file_name"), self.folder / "input")
+        limits = ImageLimits(
+            height=settings.max_image_height,
+            width=settings.max_image_width,
+            frames=settings.max_image_frames,
+            pixels=settings.max_image_pixels,
+        )
+        picture = read_image(path, axes=rows_and_columns(self.job.get("dimension_order")), limits=limits)
+        self.enter(Status.PRE_PROCESSING)
+        return picture
+
+    def deliver(self, files: Sequence[tuple[str, str]]) -> str:
+        """Zip files, given as (path, name in the archive), upload, and finish the job's hash; return the status."""
+        upload = self._storage.upload(zip_files(files, self.folder / f"{uuid.uuid4()}.zip"))
+        done: dict[str, FieldValue] = {
+            "status": Status.DONE,
+            "output_url": upload.url,
+            "output_file_name": upload.key,
+            "total_jobs": 1,
+            "progress": 100,
+        }
+        self._jobs.update(self.job, {**self._unwritten, **self._ended(), **done})
+        return Status.DONE
+
+    @property
+    def name(self) -> str:
+        """The name that results carry: the user's own, folders included, or the key's."""
+        return self.job.get("original_name") or PurePosixPath(self.job.get("input_file_name")).name
+
+    def _ended(self) -> dict[str, FieldValue]:
+        """Close the running stage; its seconds, added up where it ran more than once."""
+        now = time.monotonic()
+        spent = self._seconds.get(self._stage, 0.0) + now - self._since
+        self._seconds[self._stage] = spent
+        self._since = now
+        return {TIME_FIELDS[self._stage]: round(spent, 6)}
+
+
+def rows_and_columns(dimension_order: str) -> str:
+    """Return a job's `dimension_order` with our letters.
+
+    The Kiosk's X counts rows and its Y columns: `XYB` is what tifffile writes `YXT`.
+    """
+    return dimension_order.upper().translate(str.maketrans("XY", "YX"))

@@ -1,0 +1,97 @@
+"""Policy around a handler: functions around a function, each knowing one thing.
+
+`Handle` does a job and returns its status.  A `Middleware` gets the next `Handle` and the job, and returns a status.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from redis_consumer.errors import ConsumerError, LeaseLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis_consumer.job import Job
+    from redis_consumer.queues.base import JobQueue
+
+    Handle = Callable[[Job], str]
+    Middleware = Callable[[Handle, Job], str]
+
+log = logging.getLogger(__name__)
+
+LONGEST_BEAT_SECONDS = 5.0
+"""The janitor protects a job whose `updated_at` is younger than 15 s; three beats fit in."""
+
+
+def wrapped(handle: Handle, *middlewares: Middleware) -> Handle:
+    """Return `handle` inside the middlewares, the first one outermost."""
+    for middleware in reversed(middlewares):
+        handle = _bound(middleware, handle)
+    return handle
+
+
+def _bound(middleware: Middleware, handle: Handle) -> Handle:
+    return lambda job: middleware(handle, job)
+
+
+class Heartbeat:
+    """Renews the leases of all jobs in hand, in a thread of its own that does nothing else.
+
+    A lane may hold the interpreter for a while or wait for a server for minutes: its lease stays.  A lease that
+    was lost is not taken again; the lane learns of it at its next write.
+    """
+
+    def __init__(self, lease_seconds: float) -> None:
+        self._every = min(lease_seconds / 6, LONGEST_BEAT_SECONDS)
+        self._held: dict[str, tuple[JobQueue, Job]] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; waits for a beat that is under way."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(LONGEST_BEAT_SECONDS)
+
+    def around(self, queue: JobQueue) -> Middleware:
+        """Return the middleware for the lane that `queue` belongs to."""
+
+        def beating(handle: Handle, job: Job) -> str:
+            with self._lock:
+                self._held[job.token] = (queue, job)
+            try:
+                return handle(job)
+            finally:
+                with self._lock:
+                    self._held.pop(job.token, None)
+
+        return beating
+
+    def beat(self) -> None:
+        """Renew every lease once."""
+        with self._lock:
+            held = list(self._held.values())
+        for queue, job in held:
+            try:
+                queue.heartbeat(job)
+            except LeaseLost as error:
+                log.warning("The lease of job %s is lost: %s", job.key, error)
+                with self._lock:
+                    self._held.pop(job.token, None)
+            except ConsumerError as error:
+                log.warning("No heartbeat for job %s this time: %s", job.key, error)
+            except Exception:
+                # Without this thread every lease of the process would run out.
+                log.exception("The heartbeat stumbled over job %s", job.key)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            self.beat()

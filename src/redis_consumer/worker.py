@@ -1,0 +1,185 @@
+"""The worker: lanes that claim, handle and settle.  Knows no images, files, models or Redis.
+
+A lane is a thread with a queue view and a handler of its own; it sees one job at a time through.  Everything
+else that happens around a job is a middleware.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from redis_consumer.errors import (
+    ConsumerError,
+    LeaseLost,
+    QueueUnavailable,
+    RetryJob,
+    ServerNotReady,
+    SettingsError,
+    reason_of,
+)
+from redis_consumer.job import FINAL, Status
+from redis_consumer.queues.base import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redis_consumer.job import Job
+    from redis_consumer.queues.base import JobQueue
+
+log = logging.getLogger(__name__)
+
+CLAIM_SECONDS = 5.0
+"""How long one claim blocks.  A lane reads its own list once more after each."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+"""Pauses while Redis does not answer: doubled each time."""
+
+
+class Companion(Protocol):
+    """Something that runs beside the lanes: the heartbeat."""
+
+    def start(self) -> None:
+        """Begin; called before the first claim."""
+
+    def stop(self) -> None:
+        """End; called when the lanes are drained."""
+
+
+@dataclass
+class Lane:
+    """One lane: where its jobs come from, and what is done with them."""
+
+    queue: JobQueue
+    handle: Callable[[Job], str]
+    """Returns the job's status.  A status that is not final puts the job to the back of its queue."""
+    job: Job | None = field(default=None, init=False)
+    """The job in hand, for the drain."""
+
+
+class Worker:
+    """Runs lanes until it is told to stop; then drains them.
+
+    `stopping` is set as soon as no more jobs are claimed; whoever waits for something long may look at it.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        *,
+        companions: Sequence[Companion] = (),
+        drain_seconds: float = 25.0,
+        stopping: threading.Event | None = None,
+    ) -> None:
+        self._lanes = list(lanes)
+        self._companions = list(companions)
+        self._drain_seconds = drain_seconds
+        self._stopping = stopping or threading.Event()
+        self._at_once = threading.Event()
+        self._fatal: SettingsError | None = None
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Claim no more.  `at_once` hands running jobs back now.  Safe in a signal handler and to repeat."""
+        if at_once:
+            self._at_once.set()
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Work until `stop`, then drain.  SettingsError if the queue refuses our settings (credentials)."""
+        threads = [
+            threading.Thread(target=self._run_lane, args=(lane,), name=f"lane-{i}", daemon=True)
+            for i, lane in enumerate(self._lanes)
+        ]
+        for part in (*self._companions, *threads):
+            part.start()
+        self._stopping.wait()
+        self._drain(threads)
+        for companion in self._companions:
+            quietly("stop a companion", companion.stop)
+        if self._fatal:
+            raise self._fatal
+
+    def _run_lane(self, lane: Lane) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while not self._stopping.is_set():
+            try:
+                lane.job = lane.queue.claim(timeout=CLAIM_SECONDS)
+                pause = FIRST_PAUSE_SECONDS
+                if lane.job:
+                    work_off(lane.queue, lane.handle, lane.job, self._stopping)
+            except QueueUnavailable as error:
+                log.warning("The queue does not answer, next try in %.1f s: %s", pause, error)
+                self._stopping.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except SettingsError as error:
+                self._fatal = error
+                self.stop()
+            except Exception:
+                # A lane must outlive any bug: the job comes back through its lease.
+                log.exception("A lane stumbled; it goes on")
+                self._stopping.wait(LONGEST_PAUSE_SECONDS)
+            finally:
+                lane.job = None
+
+    def _drain(self, threads: Sequence[threading.Thread]) -> None:
+        """Let running jobs end while there is time, hand the others back, and leave no entry behind."""
+        for lane in self._lanes:
+            quietly("wake a lane", lane.queue.wake)
+        deadline = time.monotonic() + self._drain_seconds
+        for thread in threads:
+            while thread.is_alive() and time.monotonic() < deadline and not self._at_once.is_set():
+                thread.join(0.05)
+        for lane in self._lanes:
+            # The lane may still be deep in a computation.  Once released, its token is void: it can write
+            # nothing more, and the process ends around it.
+            if lane.job:
+                log.info("Job %s is handed back unfinished", lane.job.key)
+                quietly("hand a job back", partial(lane.queue.release, lane.job, Place.FRONT))
+            quietly("close a lane", lane.queue.close)
+
+
+def work_off(queue: JobQueue, handle: Callable[[Job], str], job: Job, stopping: threading.Event | None = None) -> None:
+    """See one claimed job through: settled, released, or dropped because it is no longer ours."""
+    began = time.monotonic()
+    try:
+        status, reason = outcome(handle, job)
+        if status in FINAL:
+            queue.settle(job, status, {"reason": reason} if reason else {})
+        elif stopping is not None and stopping.is_set():
+            # What failed because the worker stops is nobody's fault, and not counted.
+            queue.release(job, Place.FRONT)
+        else:
+            queue.release(job, Place.BACK)
+    except LeaseLost as error:
+        log.warning("Job %s is no longer ours, dropped: %s", job.key, error)
+        return
+    log.info("Job %s is %s after %.3f s%s", job.key, status, time.monotonic() - began, f": {reason}" if reason else "")
+
+
+def outcome(handle: Callable[[Job], str], job: Job) -> tuple[str, str]:
+    """Return the status that the job has now, and the reason if it is not done.
+
+    LeaseLost and QueueUnavailable pass through: they are about the hold on the job, not about the job.
+    """
+    try:
+        return handle(job), ""
+    except (LeaseLost, QueueUnavailable, SettingsError):
+        raise
+    except (RetryJob, ServerNotReady) as error:
+        return Status.NEW, reason_of(error)
+    except ConsumerError as error:
+        return Status.FAILED, reason_of(error)
+    except Exception as error:
+        log.exception("Job %s met a bug", job.key)
+        return Status.FAILED, reason_of(error)
+
+
+def quietly(what: str, action: Callable[[], None]) -> None:
+    """Do `action` on the way out: its failure is logged and stops nothing, since leases cover it."""
+    try:
+        action()
+    except Exception as error:  # noqa: BLE001 - the next step of the shutdown matters more
+        log.warning("Could not %s: %s", what, error)
