@@ -8,6 +8,7 @@
     │   ├── AccessDenied         the bucket or the model server refuses us
     │   ├── ModelNotFound        no such model or version on the model server
     │   └── InvalidModelInput    the model server refuses the tensor
+    │       └── BatchTooLarge      too many entries in one request: send fewer at a time
     ├── RetryJob               the world is at fault: the job is given back and counts as a delivery
     │   ├── StorageUnavailable   the object storage does not answer, or not sensibly
     │   └── PredictionFailed     the model server broke down over this request
@@ -45,6 +46,14 @@ class ModelNotFound(JobRejected):
 
 class InvalidModelInput(JobRejected):
     """The model server, or the model's signature, refuses the tensor: wrong name, dtype, rank or size."""
+
+
+class BatchTooLarge(InvalidModelInput):
+    """One request may not carry so many entries along its first axis; `limit` of them it may."""
+
+    def __init__(self, text: str, limit: int) -> None:
+        super().__init__(text)
+        self.limit = limit
 
 
 class RetryJob(ConsumerError):
