@@ -19,7 +19,6 @@ Number = TypeVar("Number", int, float)
 _TRUE = frozenset({"true", "1", "yes", "on", "y", "t"})
 _FALSE = frozenset({"false", "0", "no", "off", "n", "f"})
 _CLOUDS = ("s3", "gs", "az")
-_LOCAL = ("file", "memory")
 _PLACEHOLDERS = frozenset({"specify_me", "na"})
 
 
@@ -119,15 +118,13 @@ def bucket() -> Kind[str]:
 def _bucket(given: str) -> str:
     if given.startswith(("/", ".", "~")):
         return given
-    scheme, separator, rest = given.partition("://")
+    scheme, mark, rest = given.partition("://")
     scheme = scheme.lower()
-    if not separator or scheme not in (*_CLOUDS, *_LOCAL):
-        return _refuse()
-    if scheme in _LOCAL:
+    if mark and (scheme == "memory" or (scheme == "file" and rest.startswith("/"))):
         return f"{scheme}://{rest}"
-    name, slash, prefix = rest.partition("/")
-    # Bucket names are lower case in every cloud, and the Kiosk's secrets are not always written so.
-    return f"{scheme}://{name.lower()}{slash}{prefix}" if name else _refuse()
+    # Bucket names have no capitals in any cloud; the Kiosk's secrets often do.
+    name = rest.rstrip("/").lower()
+    return f"{scheme}://{name}" if scheme in _CLOUDS and re.fullmatch(r"[a-z0-9][a-z0-9._-]+", name) else _refuse()
 
 
 def _whole(given: str) -> int:

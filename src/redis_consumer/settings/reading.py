@@ -97,7 +97,7 @@ def complaint(hit: Hit, setting: Declared[Any]) -> str:
 
 def read_env_file(path: str | Path) -> dict[str, str]:
     """Return the variables of a file of ``NAME=VALUE`` lines, quoted as in a shell, nothing expanded."""
-    from dotenv.parser import parse_stream  # noqa: PLC0415 - only commands given a file need it
+    from dotenv.parser import parse_stream  # only commands that are given a file need it
 
     try:
         with Path(path).open(encoding="utf-8") as stream:

@@ -1,7 +1,8 @@
-"""Settings as people read them: aligned text, and tables in Markdown."""
+"""Settings as people and programs read them: aligned text, JSON, tables in Markdown."""
 
 from __future__ import annotations
 
+import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,18 +37,23 @@ def row_of(settings: object, name: str, declared: Declared[Any], origins: Mappin
 
 
 def render_text(rows: Iterable[Row]) -> str:
-    """Return name, value, source and meaning of each row, aligned, under the names of the groups."""
+    """Return a line for each setting, under the names of the groups: variable, value, source, meaning."""
     rows = list(rows)
-    width = max(len(row.name) for row in rows)
-    lines = []
+    widths = [max((len(cell) for cell in column), default=0) for column in zip(*map(_cells, rows), strict=True)]
+    blocks = []
     for group, members in groupby(rows, key=lambda row: row.group):
-        lines += ["", group, *(_line(row, width) for row in members)]
-    return "\n".join(lines[1:])
+        lines = ["  ".join(map(str.ljust, _cells(row), widths)) + f"  {row.meaning}" for row in members]
+        blocks.append("\n".join([group, *(f"  {line}" for line in lines)]))
+    return "\n\n".join(blocks)
 
 
-def _line(row: Row, width: int) -> str:
-    source = row.source if row.source == "default" else f"{row.source}; default {row.default or 'none'}"
-    return f"  {row.name:<{width}}  {row.value or '(none)'}  [{source}]\n  {'':<{width}}  {row.meaning}"
+def _cells(row: Row) -> tuple[str, str, str]:
+    return row.name, row.value or "-", row.source
+
+
+def render_json(rows: Iterable[Row]) -> str:
+    """Return a list of objects with the fields of `Row`."""
+    return json.dumps([row._asdict() for row in rows], indent=2)
 
 
 def settings_table(declared: Iterable[tuple[str, Declared[Any]]]) -> str:
