@@ -135,9 +135,9 @@ class Worker:
         for lane in self._lanes:
             # The lane may still be deep in a computation.  Once released, its token is void: it can write
             # nothing more, and the process ends around it.
-            if lane.job:
-                log.info("Job %s is handed back unfinished", lane.job.key)
-                quietly("hand a job back", partial(lane.queue.release, lane.job, Place.FRONT))
+            if job := lane.job:
+                log.info("Job %s is handed back unfinished", job.key)
+                quietly("hand a job back", partial(lane.queue.release, job, Place.FRONT))
             quietly("close a lane", lane.queue.close)
 
 
