@@ -7,6 +7,8 @@ import secrets
 import threading
 from typing import TYPE_CHECKING
 
+import grpc
+
 from redis_consumer.client import Client
 from redis_consumer.consumers import CONSUMERS, Consumer, Tools
 from redis_consumer.consumers.plugins import find_consumer
@@ -55,11 +57,12 @@ def build_lane(
     """Return one lane with a consumer and a queue view of its own."""
     jobs = RedisJobQueue(
         redis,
-        settings.queue,
+        queue=settings.queue,
         lane=name,
         pod=settings.hostname,
         lease_seconds=settings.lease_seconds,
         max_deliveries=settings.max_deliveries,
+        wait_replicas=settings.redis_wait_replicas,
     )
     consumer = consumer_type(redis, storage, settings.queue, name=settings.hostname)
     consumer.equip(Tools(jobs, models, settings))
@@ -68,7 +71,9 @@ def build_lane(
 
 def build_client(settings: Settings) -> Client:
     """Return a client that submits jobs where `build_worker` takes them."""
-    submitter = RedisSubmitter(build_redis(settings), host=settings.hostname)
+    submitter = RedisSubmitter(
+        build_redis(settings), host=settings.hostname, wait_replicas=settings.redis_wait_replicas
+    )
     return Client(submitter, build_storage(settings))
 
 
@@ -112,10 +117,14 @@ def check_storage(storage: ObjectStorage) -> None:
 
 def build_models(settings: Settings, stopping: threading.Event) -> ModelServer:
     """Return the model server of the settings, behind the patience that a cold one needs."""
+    credentials = None
+    if settings.tf_tls:
+        roots = settings.tf_ca_certs.read_bytes() if settings.tf_ca_certs else None
+        credentials = grpc.ssl_channel_credentials(roots)
     server = TensorFlowServing(
         f"{settings.tf_host}:{settings.tf_port}",
+        credentials=credentials,
         timeout_seconds=settings.grpc_timeout,
-        tls=settings.tf_tls,
-        ca_certs=settings.tf_ca_certs,
+        describe_seconds=settings.metadata_expire_time,
     )
     return PatientModelServer(server, wait_seconds=settings.model_wait, max_retry=settings.max_retry, stop=stopping)
