@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from redis_consumer.arrays import Labels, as_image
+
+
+@pytest.mark.parametrize(
+    "axes", ["".join(p) for n in (2, 3, 4) for p in permutations("TYXC", n) if {"Y", "X"} <= set(p)]
+)
+def test_any_order_of_axes_comes_to_the_one_layout(axes: str) -> None:
+    sizes = {"T": 2, "Y": 3, "X": 4, "C": 5}
+    layout = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    kept = layout[tuple(slice(None) if a in axes else slice(0, 1) for a in "TYXC")]
+    given = kept.squeeze(tuple(i for i, a in enumerate("TYXC") if a not in axes))
+    present = [a for a in "TYXC" if a in axes]
+    image = as_image(given.transpose([present.index(a) for a in axes]), axes)
+    assert image.shape == tuple(sizes[a] if a in axes else 1 for a in "TYXC")
+    assert image.dtype == np.float32
+    assert image.flags.c_contiguous
+    np.testing.assert_array_equal(image, kept)
+
+
+@pytest.mark.parametrize("axes", ["YX", "YXCT", "YYX", "TZX", "YCS", "ABC"])
+def test_axes_that_do_not_fit_are_refused(axes: str) -> None:
+    with pytest.raises(ValueError, match="axes"):
+        as_image(np.zeros((2, 2, 2)), axes)
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 2), int), np.zeros((1, 2, 2, 1), np.float32)])
+def test_labels_are_whole_numbers_of_four_axes(array: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="labels have"):
+        Labels(array)
+
+
+def test_objects_are_counted_in_each_frame_and_feature() -> None:
+    array = np.zeros((2, 2, 2, 2), np.int32)
+    array[0, 0, 0, 0], array[0, 0, 1, 0], array[1, 0, 0, 1] = 7, 9, 7
+    assert Labels(array).count() == 3
