@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,7 +11,6 @@ from redis_consumer.errors import SettingsError
 from redis_consumer.job import ModelId
 from redis_consumer.settings import Settings, read_env_file, render_json, render_text
 from redis_consumer.settings.declare import declarations
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -258,6 +258,18 @@ def test_settings_that_contradict_each_other_stop_the_start(tmp_path: Path) -> N
 
 def test_a_wrong_value_does_not_bring_a_second_complaint_with_it() -> None:
     assert len(complaints({"MAX_SCALE": "big", "MIN_SCALE": "20"})) == 1
+
+
+@pytest.mark.parametrize(("given", "kept"), [("redis.svc", "redis.svc"), ("10.0.0.1", "10.0.0.1"), ("[::1]", "::1")])
+def test_a_server_is_a_name_or_an_address(given: str, kept: str) -> None:
+    assert Settings.from_environ({"REDIS_HOST": given}).redis_host == kept
+
+
+@pytest.mark.parametrize("given", ["redis:6379", "redis://redis", "a b", "1::2::3"])
+def test_a_server_with_a_port_or_a_scheme_stops_the_start(given: str) -> None:
+    assert complaints({"TF_HOST": given}) == [
+        f"TF_HOST is {given!r}; allowed is a host name or an IP address, without a port"
+    ]
 
 
 def test_a_certificate_that_is_not_there_stops_the_start(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from pathlib import Path
@@ -100,13 +101,22 @@ def queue_name() -> Kind[str]:
     return Kind(parse, "a name without ':' and spaces that does not start with 'processing-'")
 
 
-def host_name() -> Kind[str]:
-    """Accept the name of a machine or a pod; the latter ends the name of a processing list, after the last ``:``."""
+def pod_name() -> Kind[str]:
+    """Accept the name of a machine or pod; it ends the name of a processing list, after the last ``:``."""
 
     def parse(given: str) -> str:
         return given if re.fullmatch(r"[^\s:]+", given) else _refuse()
 
     return Kind(parse, "a name without ':' and spaces")
+
+
+def server_name() -> Kind[str]:
+    """Accept the name or IP address of a server, without a port."""
+
+    def parse(given: str) -> str:
+        return given if re.fullmatch(r"[^\s:/]+", given) else str(ipaddress.IPv6Address(given.strip("[]")))
+
+    return Kind(parse, "a host name or an IP address, without a port")
 
 
 def bucket() -> Kind[str]:

@@ -57,13 +57,22 @@ def render_json(rows: Iterable[Row]) -> str:
 
 
 def settings_table(declared: Iterable[tuple[str, Declared[Any]]]) -> str:
-    """Return a table in Markdown: variable and older names, default, what is allowed, what it means and to whom."""
+    """Return a table in Markdown of all there is to know about settings, given by attribute."""
     head = ["| Variable | Default | Allowed | Meaning |", "|---|---|---|---|"]
     return "\n".join([*head, *(_table_row(name.upper(), setting) for name, setting in declared)])
 
 
+def short_table(declared: Iterable[tuple[str, Declared[Any]]]) -> str:
+    """Return a table in Markdown of variables, defaults and meanings."""
+    rows = (f"| `{name.upper()}` | {_code(setting.default)} | {setting.meaning} |" for name, setting in declared)
+    return "\n".join(["| Variable | Default | Meaning |", "|---|---|---|", *rows])
+
+
 def _table_row(variable: str, setting: Declared[Any]) -> str:
-    names = f"`{variable}`" + "".join(f"<br>or `{alias}`" for alias in setting.aliases)
-    default = f"`{setting.default}`" if setting.default else ""
+    names = "<br>or ".join(f"`{name}`" for name in (variable, *setting.aliases))
     users = f" ({', '.join(setting.used_by)})" if setting.used_by else ""
-    return f"| {names} | {default} | {setting.kind.allowed} | {setting.meaning}{users} |"
+    return f"| {names} | {_code(setting.default)} | {setting.kind.allowed} | {setting.meaning}{users} |"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""

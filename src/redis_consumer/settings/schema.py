@@ -55,7 +55,7 @@ class Settings:
         common=True,
     )
     hostname: str = setting(
-        kinds.host_name(),
+        kinds.pod_name(),
         "",
         "This worker's name: ends its processing lists, and stands in `updated_by`; in Kubernetes the pod's",
         group=Group.JOBS,
@@ -98,7 +98,7 @@ class Settings:
 
     # Redis.
     redis_host: str = setting(
-        kinds.host_name(),
+        kinds.server_name(),
         "redis-master",
         "Redis, Valkey or a Sentinel: it is asked which it is",
         group=Group.REDIS,
@@ -148,7 +148,7 @@ class Settings:
     output_urls: OutputUrls = setting(
         kinds.choice("plain", "signed"),
         "plain",
-        "The form of `output_url`; a signed one works without a login, and ends",
+        "The form of `output_url`; a signed one needs no login, and ends after a week",
         group=Group.STORAGE,
     )
     aws_region: str = setting(
@@ -170,7 +170,7 @@ class Settings:
     )
 
     # The model server.
-    tf_host: str = setting(kinds.host_name(), "tf-serving", "TensorFlow Serving", group=Group.SERVER, common=True)
+    tf_host: str = setting(kinds.server_name(), "tf-serving", "TensorFlow Serving", group=Group.SERVER, common=True)
     tf_port: int = setting(kinds.integer(1, 65535), 8500, "Its gRPC port", group=Group.SERVER, common=True)
     tf_tls: bool = setting(
         kinds.boolean(), False, "Encrypt the connection, and check the certificate", group=Group.SERVER
@@ -231,7 +231,7 @@ class Settings:
     nuclear_model: ModelId = setting(
         kinds.model(),
         ModelId("NuclearSegmentation", 6),
-        "Nuclei (channel 0)",
+        "Nuclei: channel 0",
         group=Group.MODELS,
         used_by=_WHOLE_CELLS,
         common=True,
@@ -239,7 +239,7 @@ class Settings:
     cytoplasm_model: ModelId = setting(
         kinds.model(),
         ModelId("CytoplasmSegmentation", 5),
-        "Whole cells in fluorescence (channel 1)",
+        "Whole cells in fluorescence: channel 1",
         group=Group.MODELS,
         used_by=_WHOLE_CELLS,
         common=True,
@@ -247,7 +247,7 @@ class Settings:
     phase_model: ModelId = setting(
         kinds.model(),
         ModelId("PhaseCytoSegmentation", 0),
-        "Whole cells in phase contrast (channel 2)",
+        "Whole cells in phase contrast: channel 2",
         group=Group.MODELS,
         used_by=_WHOLE_CELLS,
     )
