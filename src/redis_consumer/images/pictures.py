@@ -1,0 +1,121 @@
+"""PNG, JPEG and the few others that Pillow reads without starting a program; NPY and NPZ through numpy.
+
+Pillow and imagecodecs are imported when the first picture is opened.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from redis_consumer.errors import JobRejected
+from redis_consumer.images.source import UNKNOWN, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import IO
+
+    from redis_consumer.arrays import AnyArray
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
+"""Pillow's others are documents, fonts' bitmaps and EPS, which starts Ghostscript."""
+KEPT = {"1": "1", "L": "L", "I;16": "I;16", "I;16B": "I;16B", "I": "I", "F": "F", "LA": "L", "La": "L"}
+"""Pillow's modes of one channel, and what they are converted to; every other one becomes RGB."""
+DEEP_PNG = 16
+SAMPLES_OF_PNG = {0: 1, 2: 3, 4: 1, 6: 3}
+"""Colour type of a PNG without a palette: samples that are not alpha."""
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Source]:
+    """Give a picture as grey (Y, X) or RGB (Y, X, S); alpha is dropped, palettes and CMYK become RGB."""
+    if deep := _deep_png_samples(path):
+        with path.open("rb") as file:
+            file.seek(16)
+            width, height = (int.from_bytes(file.read(4)) for _ in range(2))
+        shape = (height, width) if deep == 1 else (height, width, deep)
+        yield Source(shape, "YXS"[: len(shape)], np.dtype(np.uint16), deep > 1, lambda: _deep_png(path, deep))
+        return
+    with pillow_image(path) as image:
+        mode = _kept_mode(image)
+        shape = (image.height, image.width, 3) if mode == "RGB" else (image.height, image.width)
+        dtype = np.dtype({"1": "bool", "I": "int32", "F": "float32"}.get(mode, "uint16" if ";16" in mode else "uint8"))
+        yield Source(shape, "YXS"[: len(shape)], dtype, mode == "RGB", lambda: np.asarray(image.convert(mode)))
+
+
+def _kept_mode(image: Any) -> str:
+    if image.mode == "P":
+        colors = np.reshape(image.getpalette("RGB"), (-1, 3))
+        return "L" if np.array_equal(colors.min(axis=1), colors.max(axis=1)) else "RGB"
+    return KEPT.get(image.mode, "RGB")
+
+
+@contextmanager
+def pillow_image(path: Path) -> Iterator[Any]:
+    """Give Pillow's image, its header read; JobRejected if it is none of `FORMATS`."""
+    from PIL import Image, UnidentifiedImageError
+
+    # Pillow's own guard warns on stderr before we can say anything; ours reads the same header.
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        opened = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        known = ", ".join(("TIFF", *FORMATS, "NPY", "NPZ"))
+        raise JobRejected(f"The image {path.name!r} cannot be read: allowed are {known} files") from error
+    with opened as image:
+        yield image
+
+
+def _deep_png_samples(path: Path) -> int:
+    """Return the samples of a PNG of 16 bits, which Pillow cuts down to 8 where it has colours; else 0."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    is_deep = header.startswith(b"\x89PNG") and header[24:25] == bytes([DEEP_PNG])
+    return SAMPLES_OF_PNG.get(header[25], 0) if is_deep and len(header) > 25 else 0  # noqa: PLR2004 - the colour type
+
+
+def _deep_png(path: Path, samples: int) -> AnyArray:
+    import imagecodecs
+
+    array: AnyArray = imagecodecs.png_decode(path.read_bytes())
+    array = np.atleast_3d(array)[..., :samples]
+    return array[..., 0] if samples == 1 else array
+
+
+@contextmanager
+def open_npy(path: Path) -> Iterator[Source]:
+    """Give the array of an NPY file; objects (pickles) are refused."""
+    with path.open("rb") as file:
+        yield _npy_source(path, file)
+
+
+@contextmanager
+def open_npz(path: Path) -> Iterator[Source]:
+    """Give the one array of an NPZ file, or its array ``X``."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+        chosen = "X.npy" if "X.npy" in names else names[0] if len(names) == 1 else ""
+        if not chosen:
+            found = f"an archive with {len(names)} arrays"
+            raise JobRejected(f"The image {path.name!r} is {found}: expected is one array, or one named 'X'")
+        with archive.open(chosen) as file:
+            yield _npy_source(path, file)
+
+
+def _npy_source(path: Path, file: IO[bytes]) -> Source:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise JobRejected(f"The image {path.name!r} cannot be read: it holds Python objects, allowed are numbers")
+
+    def decode() -> AnyArray:
+        file.seek(0)
+        array: AnyArray = np.lib.format.read_array(file, allow_pickle=False)
+        return array
+
+    return Source(shape, UNKNOWN * len(shape), dtype, is_rgb=False, decode=decode)

@@ -1,0 +1,115 @@
+"""TIFF in all its kinds, through tifffile: OME, ImageJ, LSM, STK, BigTIFF, tiled, pyramids, every usual codec.
+
+The first series is read, of a pyramid its first level.  tifffile is imported when the first file is opened.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from redis_consumer.errors import JobRejected
+from redis_consumer.images.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from redis_consumer.arrays import AnyArray
+
+PALETTE = 3
+RGB_LIKE = (2, 6)  # RGB, and YCbCr, which tifffile decodes to RGB
+ALPHA = (1, 2)  # associated and unassociated; other extra samples are channels
+UNCOMPRESSED = 1
+
+
+@contextmanager
+def open_tiff(path: Path) -> Iterator[Source]:
+    """Give the first series of the file; JobRejected where it promises data that are not in the file."""
+    import tifffile
+
+    quiet = logging.getLogger("tifffile")
+    if quiet.level == logging.NOTSET:
+        quiet.setLevel(logging.CRITICAL)  # what matters of its warnings is told to the user by us
+    with tifffile.TiffFile(path) as file:
+        if not file.series:
+            raise JobRejected(f"The image {path.name!r} cannot be read: the TIFF holds no image")
+        series = file.series[0]
+        page = series.keyframe
+        painted = page.photometric == PALETTE and not file.is_imagej and not is_ramp(_colormap(page))
+        samples = _kept_samples(page, series.axes)
+        yield Source(
+            shape=_declared_shape(series, samples, painted=painted),
+            axes=series.axes + ("S" if painted else ""),
+            dtype=np.dtype(series.dtype),
+            is_rgb=painted or (page.photometric in RGB_LIKE and len(samples or ()) >= 3),  # noqa: PLR2004 - R, G, B
+            decode=lambda: _decoded(path, series, samples, _colormap(page) if painted else None),
+        )
+
+
+def _colormap(page: Any) -> npt.NDArray[np.uint16]:
+    """Return the palette, (3, n); a palette image without one is damaged."""
+    if page.colormap is None:
+        raise ValueError("no palette")
+    return np.asarray(page.colormap, dtype=np.uint16)
+
+
+def is_ramp(colormap: npt.NDArray[np.uint16]) -> bool:
+    """Return whether a palette (3, n) only paints intensities: black to one hue, in proportion to the index.
+
+    ImageJ and microscopes store grey images with such a table; their indices are the measured values.
+    """
+    steps = np.linspace(0, 1, colormap.shape[1])
+    top = colormap[:, -1:].astype(np.float64)
+    return bool(top.max() > 0) and bool(np.all(np.abs(colormap - top * steps) <= 0.01 * top.max()))
+
+
+def _kept_samples(page: Any, axes: str) -> list[int] | None:
+    """Return the samples that are not alpha; None where there is no axis of samples."""
+    if "S" not in axes:
+        return None
+    first_extra = page.samplesperpixel - len(page.extrasamples)
+    alpha = {first_extra + i for i, kind in enumerate(page.extrasamples) if kind in ALPHA}
+    return [i for i in range(page.samplesperpixel) if i not in alpha]
+
+
+def _declared_shape(series: Any, samples: list[int] | None, *, painted: bool) -> tuple[int, ...]:
+    sizes = [len(samples) if a == "S" and samples else n for a, n in zip(series.axes, series.shape, strict=True)]
+    return (*sizes, 3) if painted else tuple(sizes)
+
+
+def _decoded(path: Path, series: Any, samples: list[int] | None, colormap: npt.NDArray[np.uint16] | None) -> AnyArray:
+    _check_extent(path, series)
+    array: AnyArray = series.asarray()
+    if array.shape != tuple(series.shape):
+        # A damaged header can make tifffile return an empty array, without an error.
+        raise ValueError(f"decoded shape {array.shape}, declared {series.shape}")
+    if samples is not None and len(samples) < array.shape[series.axes.index("S")]:
+        array = array.take(samples, axis=series.axes.index("S"))
+    if colormap is not None:
+        array = np.moveaxis(colormap[:, array.astype(np.intp)], 0, -1)
+    return array
+
+
+def _check_extent(path: Path, series: Any) -> None:
+    """Refuse what is not wholly in the file, before anything of the declared size is allocated."""
+    size = path.stat().st_size
+    if series.dataoffset is not None:
+        missing = series.dataoffset + series.nbytes > size
+    else:
+        missing = any(page is None or _reaches_beyond(page, size) for page in series.pages)
+    if missing:
+        raise JobRejected(f"The image {path.name!r} cannot be read: parts of it are missing, the file is cut short")
+
+
+def _reaches_beyond(page: Any, size: int) -> bool:
+    ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    declared = page.keyframe.nbytes if page.keyframe.compression == UNCOMPRESSED else 1
+    stored = sum(page.databytecounts)
+    is_sub_byte = page.keyframe.bitspersample % 8 != 0
+    return max(ends, default=0) > size or stored < (1 if is_sub_byte else declared)
