@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from numbers import Real
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
 
 FieldValue = str | int | float
 """What a hash field takes.  Written as text; numbers by `str`."""
+
+
+def texts(fields: Mapping[str, FieldValue]) -> dict[str, str]:
+    """Return the fields as they are written; TypeError for a value that is neither text nor a number."""
+    for name, value in fields.items():
+        if not isinstance(value, (str, Real)):
+            raise TypeError(f"field {name!r} is {value!r}; allowed are text and numbers")
+    return {name: str(value) for name, value in fields.items()}
 
 
 class Place(StrEnum):
@@ -43,21 +52,38 @@ class JobQueue(Protocol):
     def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue]) -> None:
         """Make the job final: the kept fields, `fields` and the status in one write, the entry removed.
 
-        Fields kept by `update` win over `fields`.  Safe to repeat after a lost reply.  LeaseLost, with nothing
-        written, if the job is not ours.
+        Fields kept by `update` win over `fields`.  LeaseLost, with nothing written, if the job is not ours.
+        A `done` job gets `finished_at`, `total_time` (seconds since the claim) and `total_jobs` where they are
+        missing; a `failed` one a `reason`, without blank lines at its end.
+
+        QueueUnavailable after several tries: it may or may not be written.  Then call it again, or go on: the next
+        `claim`, or `close`, asks again first.  A repeated settle counts once.
         """
 
     def release(self, job: Job, to: Place) -> None:
-        """Give the job back with status `new`; LeaseLost, with nothing written, if it is not ours."""
+        """Give the job back with status `new`; LeaseLost, with nothing written, if it is not ours.
+
+        QueueUnavailable as in `settle`.  May come from another thread than `claim`.
+        """
 
     def heartbeat(self, job: Job) -> None:
         """Renew the lease and `updated_at`; LeaseLost if the job is not ours.  Never takes a lost lease again."""
 
     def wake(self) -> None:
-        """Make a `claim` that blocks in another thread return soon."""
+        """Make a `claim` that blocks in another thread return soon; without one, the next that would block."""
 
     def close(self) -> None:
         """Hand back every entry that this lane moved to itself and does not hold.  Claim no more after it."""
+
+
+class Sweeper(Protocol):
+    """Who brings back what dead lanes left.  Anyone may sweep, at any time, in any number."""
+
+    def sweep(self) -> int:
+        """Put jobs back into their queues whose lease ran out, or that a lane moved and never claimed.
+
+        Returns how many.  Swept at least every half lease period, a job is back within two.
+        """
 
 
 class Submitter(Protocol):

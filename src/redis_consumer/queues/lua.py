@@ -1,0 +1,59 @@
+"""The queue's Lua scripts, called from Python.  What each does stands in its file; the key space in `prelude.lua`."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from redis_consumer.errors import QueueUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from redis_consumer.redis import RedisClient
+
+WAIT_MILLISECONDS = 1000
+"""How long replicas may take to confirm a write."""
+
+
+class Scripts:
+    """Runs the scripts on the master, each as one step: by its hash, by its text where the server forgot it."""
+
+    def __init__(self, client: RedisClient, wait_replicas: int = 0) -> None:
+        self._client = client
+        self._wait_replicas = wait_replicas
+
+    def run(self, name: str, *keys: str, args: Iterable[object] = (), confirm: bool = False) -> Any:
+        """Return the script's reply.  QueueUnavailable if none came; the script may have run nevertheless.
+
+        `confirm` also waits for the replicas that were asked for: too few are no reply.
+        """
+        packed_keys, packed_args = [packed(key) for key in keys], [packed(arg) for arg in args]
+        with self._client.translated() as master:
+            script = master.register_script(_text(name))
+            if not (confirm and self._wait_replicas):
+                return script(packed_keys, packed_args)
+            with master.pipeline(transaction=False) as pipe:  # WAIT is about the writes of its own connection
+                script(packed_keys, packed_args, client=pipe)
+                pipe.wait(self._wait_replicas, WAIT_MILLISECONDS)
+                reply, confirmed = pipe.execute()
+        if confirmed < self._wait_replicas:
+            raise QueueUnavailable(f"{name}: {confirmed} of {self._wait_replicas} replicas confirmed it in time")
+        return reply
+
+
+def packed(value: object) -> bytes:
+    """Return what goes over the wire.  Names that are not UTF-8 come back as they were."""
+    return str(value).encode("utf-8", "surrogateescape")
+
+
+def pairs(flat: list[str]) -> dict[str, str]:
+    """Return the fields of a hash as a script returns it."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+@cache
+def _text(name: str) -> str:
+    scripts = files("redis_consumer.queues").joinpath("scripts")
+    return "\n".join(scripts.joinpath(f"{part}.lua").read_text("utf-8") for part in ("prelude", name))

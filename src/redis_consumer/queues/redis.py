@@ -1,0 +1,226 @@
+"""The job queue on Redis or Valkey: a lane's view, and the way in.
+
+A claim is BLMOVE into the lane's own list and one script; everything else is one script.  Each claim has a token,
+and nothing is written for who does not know it.  The key space stands in `scripts/prelude.lua`; why each step is
+safe, in docs/decisions.  Knows no worker, no image and no model.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from redis_consumer.errors import LeaseLost, QueueUnavailable
+from redis_consumer.job import FINAL, Job
+from redis_consumer.queues.base import texts
+from redis_consumer.queues.lua import Scripts, packed, pairs
+from redis_consumer.redis import Waiter
+from redis_consumer.retry import call_with_retries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from redis_consumer.queues.base import FieldValue, Place
+    from redis_consumer.redis import RedisClient
+
+log = logging.getLogger(__name__)
+
+SHORTEST_WAIT_SECONDS = 0.001
+"""0 would block for ever."""
+PATIENCE_SECONDS = 10.0
+"""How long a settle or a release is repeated before it is left to the next claim."""
+
+
+class RedisJobQueue:
+    """One lane of one pod on one queue.  Its processing list is ``processing-<queue>:<lane>:<pod>``.
+
+    `claim`, `update` and `settle` are for the lane's own thread; `heartbeat`, `wake`, `release` and `close` for any.
+    """
+
+    def __init__(
+        self,
+        client: RedisClient,
+        *,
+        queue: str,
+        lane: str,
+        pod: str,
+        lease_seconds: float = 30.0,
+        max_deliveries: int = 5,
+        wait_replicas: int = 0,
+    ) -> None:
+        self._queue, self._pod = queue, pod
+        # The janitor takes what follows the last colon for the pod, and re-queues the jobs of pods that are gone.
+        self._list = f"processing-{queue}:{lane}:{pod}"
+        self._lease_ms = round(lease_seconds * 1000)
+        self._max_deliveries = max_deliveries
+        self._scripts = Scripts(client, wait_replicas)
+        self._waiter = Waiter(client)
+        self._unanswered: tuple[str, str] | None = None
+        self._unfinished: Callable[[], None] | None = None
+        self._holding: Job | None = None
+        self._kept: dict[str, str] = {}
+        self._closed = threading.Event()
+
+    def claim(self, *, timeout: float) -> Job | None:
+        """See `JobQueue.claim`."""
+        self._finish_unfinished()
+        deadline = time.monotonic() + timeout
+        while not self._closed.is_set():
+            key = self._own_entry() or self._next_entry(deadline - time.monotonic())
+            if key is None:
+                return None
+            if self._closed.is_set():
+                self._give_back()
+                return None
+            if job := self._claim(key):
+                return job
+        return None
+
+    def update(self, job: Job, fields: Mapping[str, FieldValue]) -> None:
+        """See `JobQueue.update`."""
+        written = texts(fields)
+        if written.get("status") in FINAL:
+            self._kept |= written
+            return
+        arguments = [job.token, self._pod, *flat(written)]
+        self._demand(job, self._scripts.run("update", job.key, args=arguments) == "held")
+
+    def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue]) -> None:
+        """See `JobQueue.settle`."""
+        written = texts(fields) | self._kept
+        written.pop("status", None)
+        arguments = [job.token, self._pod, status, *flat(written)]
+        good = {"settled", "already"}
+        self._finish(job, "settle", arguments, good=good, good_again=good)
+
+    def release(self, job: Job, to: Place) -> None:
+        """See `JobQueue.release`."""
+        # The first run voids the token, so that a second finds it lost.
+        arguments: list[str] = [job.token, self._pod, to]
+        self._finish(job, "release", arguments, good={"released"}, good_again={"released", "lost"})
+
+    def heartbeat(self, job: Job) -> None:
+        """See `JobQueue.heartbeat`."""
+        arguments = [job.token, self._pod, self._lease_ms]
+        self._demand(job, self._scripts.run("heartbeat", job.key, args=arguments) == "held")
+
+    def wake(self) -> None:
+        """See `JobQueue.wake`."""
+        self._waiter.end()
+
+    def close(self) -> None:
+        """See `JobQueue.close`."""
+        self._closed.set()
+        self.wake()
+        self._finish_unfinished()
+        self._give_back()
+        self._waiter.close()
+
+    # Claiming.
+
+    def _own_entry(self) -> str | None:
+        """Return what stands in the own list: a move or a claim whose answer was lost, or a job that came back."""
+        entries: list[str] = self._scripts.run("register", self._list)
+        if self._unanswered and self._unanswered[0] in entries:
+            return self._unanswered[0]
+        self._unanswered = None
+        return entries[-1] if entries else None
+
+    def _next_entry(self, timeout: float) -> str | None:
+        seconds = max(timeout, SHORTEST_WAIT_SECONDS)
+        move = ("BLMOVE", packed(self._queue), packed(self._list), "RIGHT", "LEFT", seconds)
+        entry: str | None = self._waiter.call(*move, seconds=seconds)
+        return entry
+
+    def _claim(self, key: str) -> Job | None:
+        # Asked again with the same token, the server answers as the first time: no claim is counted twice.
+        if self._unanswered is None:
+            self._unanswered = key, secrets.token_hex(16)
+        token = self._unanswered[1]
+        arguments = [token, self._pod, self._lease_ms, self._max_deliveries]
+        answer, *rest = self._scripts.run("claim", key, self._list, args=arguments, confirm=True)
+        self._unanswered = None
+        if answer != "taken":
+            log.info("Entry %s is dropped: %s", key, answer)
+            return None
+        deliveries, fields = rest
+        self._kept = {}
+        self._holding = Job(key, self._queue, pairs(fields), token, deliveries)
+        return self._holding
+
+    # Letting go.
+
+    def _finish(self, job: Job, script: str, arguments: list[str], *, good: set[str], good_again: set[str]) -> None:
+        """End our hold on a job.  A lost reply is asked for again: now, and if need be before the next claim."""
+        asked = 0
+
+        def ask() -> str:
+            nonlocal asked
+            asked += 1
+            answer: str = self._scripts.run(script, job.key, args=arguments, confirm=True)
+            return answer
+
+        def finish() -> None:
+            answer = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS, attempts=100, longest_wait=1)
+            self._unfinished = self._holding = None
+            self._demand(job, answer in (good if asked == 1 else good_again))
+
+        self._unfinished = finish
+        finish()
+
+    def _finish_unfinished(self) -> None:
+        if self._unfinished:
+            try:
+                self._unfinished()
+            except LeaseLost as error:
+                log.warning("%s", error)
+
+    def _give_back(self) -> None:
+        """Put back what stands in the own list and is not worked on: the newest first, so that order is kept."""
+        while entries := self._strangers():
+            for key in entries:
+                self._scripts.run("give_back", self._list, key, args=[self._pod])
+
+    def _strangers(self) -> list[str]:
+        held = self._holding.key if self._holding else None
+        entries: list[str] = self._scripts.run("register", self._list)
+        return [key for key in entries if key != held]
+
+    def _demand(self, job: Job, ours: bool) -> None:  # noqa: FBT001 - the answer, in a word
+        if not ours:
+            self._holding = None
+            raise LeaseLost(f"Job {job.key} is final, gone, or somebody else's")
+
+
+class RedisSubmitter:
+    """Puts new jobs into queues.  `host` is who submits: it stands in `identity_upload`."""
+
+    def __init__(self, client: RedisClient, *, host: str, wait_replicas: int = 0) -> None:
+        self._client = client
+        self._host = host
+        self._scripts = Scripts(client, wait_replicas)
+
+    def submit(self, queue: str, name: str, fields: Mapping[str, FieldValue]) -> str:
+        """See `Submitter.submit`."""
+        key = f"{queue}:{name}:{uuid.uuid4()}"
+        arguments = [self._host, *flat(texts(fields))]
+        call_with_retries(
+            lambda: self._scripts.run("submit", key, queue, args=arguments, confirm=True),
+            on=QueueUnavailable,
+            seconds=PATIENCE_SECONDS,
+        )
+        return key
+
+    def read(self, key: str) -> dict[str, str]:
+        """See `Submitter.read`."""
+        fields: dict[str, str] = self._client.hgetall(packed(key))
+        return fields
+
+
+def flat(fields: Mapping[str, str]) -> list[str]:
+    """Return names and values by turns, as a script takes them."""
+    return [item for pair in fields.items() for item in pair]

@@ -1,0 +1,6 @@
+-- update(job; token, pod, field, value, ...) -> 'held' or 'lost'
+local job, token, pod = KEYS[1], ARGV[1], ARGV[2]
+if not held(job, token) then return 'lost' end
+if #ARGV > 2 then redis.call('HSET', job, unpack(ARGV, 3)) end
+touch(job, pod)
+return 'held'

@@ -1,0 +1,267 @@
+"""The connection to Redis: finds the master, reconnects by itself, and never waits for ever.
+
+Knows no queue, no key and no job.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from redis_consumer.errors import ConsumerError, QueueUnavailable, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+TRIES = 10
+"""Of a command that is called by attribute, while Redis does not answer."""
+HEALTH_SECONDS = 30
+"""A connection that was idle for longer is tried with a PING before it is used."""
+DEFAULT_MASTER = "mymaster"
+"""The set of Redis servers to use where a Sentinel watches several."""
+
+_REFUSED = (
+    redis.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+    redis.exceptions.AuthenticationWrongNumberOfArgsError,
+    redis.exceptions.NoPermissionError,
+)
+_UNAVAILABLE = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.InvalidResponse,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterError,
+    OSError,
+)
+# An error inside a script comes as text; before Redis 7 the word stands in the middle of it.
+_WORDS_FOR_NOW = re.compile(
+    r"\b(READONLY|LOADING|BUSY|MASTERDOWN|TRYAGAIN|OOM|MISCONF|NOREPLICAS|CLUSTERDOWN|UNBLOCKED)\b"
+)
+_WORDS_OF_ACCESS = re.compile(r"\bNOPERM\b|ACL failure|has no permissions")
+_WORDS_OF_TLS = re.compile(r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|_ALERT_|certificate")
+_WORDS_OF_AGE = re.compile(r"unknown command.{0,3}(blmove|lpos)", re.IGNORECASE)
+
+
+class RedisClient:
+    """Any command of redis-py by attribute, as in ``client.hgetall(key)``; replies are `str`.
+
+    `host` is Redis, Valkey or a Sentinel: it is asked which at the first command, and every command goes to the
+    master.  Nothing is connected before.  Every answer has a time limit.  While Redis does not answer, a command
+    is repeated, with pauses of up to `backoff` seconds, so that it may run twice; after `TRIES` tries it is
+    QueueUnavailable.  SettingsError if Redis refuses the credentials or we its certificate.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        backoff: float = 1,
+        *,
+        username: str = "",
+        password: str = "",
+        tls: bool = False,
+        ca_certs: Path | None = None,
+        timeout_seconds: float = 5.0,
+        client_name: str = "redis-consumer",
+    ) -> None:
+        self.host, self.port, self.backoff = host, port, backoff
+        self._options: dict[str, Any] = {
+            "username": username or None,
+            "password": password or None,
+            "client_name": client_name,
+            "socket_timeout": timeout_seconds,
+            "socket_connect_timeout": timeout_seconds,
+            "socket_keepalive": True,
+            "health_check_interval": HEALTH_SECONDS,
+            "decode_responses": True,
+            # Names come from users: a key that is not UTF-8 must survive the way here and back.
+            "encoding_errors": "surrogateescape",
+            "protocol": 2,
+            # Who repeats a command must know that it did: see `__getattr__`, and the queue.
+            "retry": Retry(NoBackoff(), 0),
+        }
+        if tls:
+            self._options |= {"ssl": True, "ssl_check_hostname": True, "ssl_ca_certs": ca_certs and str(ca_certs)}
+        self._retry = Retry(ExponentialBackoff(cap=backoff, base=0.1), TRIES - 1, (QueueUnavailable,))
+        self._lock = threading.Lock()
+        self._master: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not hasattr(redis.Redis, name):
+            raise AttributeError(f"redis-py has no command {name!r}")
+        return partial(self._repeated, name)
+
+    def hmset(self, name: str, mapping: Mapping[str, Any]) -> bool:
+        """Write fields of a hash.  redis-py deprecates its own `hmset`, consumers still call it."""
+        self.hset(name, mapping=mapping)
+        return True
+
+    @contextmanager
+    def translated(self) -> Iterator[Any]:
+        """Give redis-py's client of the master, which repeats nothing; its errors leave as ours."""
+        try:
+            yield self._found()
+        except (redis.RedisError, OSError) as error:
+            ours = translate(error, f"{self.host}:{self.port}")
+            if ours is None:
+                raise
+            raise ours from error
+
+    def close(self) -> None:
+        """Close all connections; the next command opens new ones."""
+        with self._lock:
+            if self._master is not None:
+                self._master.connection_pool.disconnect()
+
+    def _repeated(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        def once() -> Any:
+            with self.translated() as master:
+                return getattr(master, name)(*args, **kwargs)
+
+        return self._retry.call_with_retry(once, lambda _: None)
+
+    def _found(self) -> Any:
+        with self._lock:
+            if self._master is None:
+                self._master = self._find()
+            return self._master
+
+    def _find(self) -> Any:
+        """Ask whoever answers at our address.  A Sentinel is asked again at each new connection."""
+        options, masters = self._ask()
+        if masters is None:
+            return redis.Redis(self.host, self.port, **self._options)
+        sentinel: Any = Sentinel([(self.host, self.port)], sentinel_kwargs=options, **self._options)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+        return sentinel.master_for(self._choose(masters))
+
+    def _ask(self) -> tuple[dict[str, Any], list[str] | None]:
+        """Return the options that opened the door, and the master sets; None if this is no Sentinel."""
+        try:
+            return self._options, self._master_sets(self._options)
+        except redis.AuthenticationError as error:
+            if "without any password configured" not in str(error):
+                raise
+        # Servers with a password are often watched by Sentinels without one.
+        open_door = self._options | {"username": None, "password": None}
+        return open_door, self._master_sets(open_door)
+
+    def _master_sets(self, options: dict[str, Any]) -> list[str] | None:
+        with redis.Redis(self.host, self.port, **options) as asked:
+            try:
+                return list(asked.sentinel_masters())
+            except redis.ResponseError as error:
+                if "unknown command" in str(error):
+                    return None
+                raise
+
+    def _choose(self, masters: list[str]) -> str:
+        if len(masters) == 1:
+            return masters[0]
+        if not masters:
+            raise QueueUnavailable(f"The Sentinel at {self.host}:{self.port} knows no master yet")
+        if DEFAULT_MASTER in masters:
+            return DEFAULT_MASTER
+        raise SettingsError(
+            f"REDIS_HOST is {self.host!r}, a Sentinel of {', '.join(sorted(masters))}; "
+            f"allowed is one that watches a single master, or {DEFAULT_MASTER}"
+        )
+
+
+class Waiter:
+    """A connection of its own for commands that block, so that they hold up nobody and can be ended.
+
+    One thread calls; any other may `end` the call.
+    """
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._pool: Any = None
+        self._connection: Any = None
+        self._id = 0
+        self._calling = threading.Event()
+        self._ended = threading.Event()
+
+    def call(self, *command: str | bytes | float, seconds: float) -> Any:
+        """Return the reply to a command that blocks for up to `seconds`; None if it was ended."""
+        self._calling.set()
+        try:
+            # Looked at after `_calling` is set, or an `end` could slip in between.
+            return None if self._ended.is_set() else self._reply(command, seconds)
+        finally:
+            self._calling.clear()
+            self._ended.clear()
+
+    def end(self, seconds: float = 1.0) -> None:
+        """Make the call in another thread return, or the next one if there is none; tries for `seconds`."""
+        self._ended.set()
+        deadline = time.monotonic() + seconds
+        while self._calling.is_set() and time.monotonic() < deadline:
+            with suppress(ConsumerError), self._client.translated() as master:
+                # 0: the command is on its way, or answered already.
+                if self._id and master.client_unblock(self._id):
+                    return
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        connection, self._connection, self._id = self._connection, None, 0
+        if connection is not None:
+            connection.disconnect()
+            self._pool.release(connection)
+
+    def _reply(self, command: tuple[str | bytes | float, ...], seconds: float) -> Any:
+        with self._client.translated() as master:
+            try:
+                connection = self._opened(master)
+                connection.send_command(*command, check_health=False)
+                # Without an answer by then, reading it runs into the ordinary time limit: the connection is dead.
+                connection.can_read(timeout=seconds)
+                return connection.read_response()
+            except BaseException:
+                # A demoted master answers with an error too: ask for the master anew.
+                self.close()
+                raise
+
+    def _opened(self, master: Any) -> Any:
+        if self._connection is not None and self._stale():
+            self.close()
+        if self._connection is None:
+            self._pool = master.connection_pool
+            self._connection = self._pool.get_connection()
+            self._connection.send_command("CLIENT", "ID", check_health=False)
+            self._id = self._connection.read_response()
+        return self._connection
+
+    def _stale(self) -> bool:
+        """Nothing was asked, so whatever there is to read is the end of the connection."""
+        try:
+            return bool(self._connection.can_read())
+        except (redis.RedisError, OSError):
+            return True
+
+
+def translate(error: Exception, where: str) -> ConsumerError | None:
+    """Return our error for one of redis-py's; None for a mistake in the command itself."""
+    text = " ".join(str(error).split())
+    if isinstance(error, _REFUSED) or _WORDS_OF_ACCESS.search(text):
+        return SettingsError(f"REDIS_USERNAME, REDIS_PASSWORD: the Redis at {where} refuses us: {text}")
+    if _WORDS_OF_TLS.search(text):
+        return SettingsError(f"REDIS_TLS, REDIS_CA_CERTS: no trusted connection to {where}: {text}")
+    if _WORDS_OF_AGE.search(text):
+        return SettingsError(f"REDIS_HOST is {where}, which is too old: allowed are Redis from 6.2 and Valkey")
+    if isinstance(error, _UNAVAILABLE) or _WORDS_FOR_NOW.search(text):
+        return QueueUnavailable(f"Redis at {where} does not answer: {text}")
+    return None
