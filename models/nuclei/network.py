@@ -30,7 +30,7 @@ def _conv(inputs: int, outputs: int) -> nn.Sequential:
 class NucleiNet(nn.Module):
     """Images ``[N, 1, H, W]`` to logits ``[N, 3, H, W]``: centre, foreground, depth.
 
-    * centre: closeness to the nucleus' centroid, ``1 / (1 + 4 d / sqrt(area))``;
+    * centre: 1 at a nucleus' centroid, falling to 0 at its equivalent radius;
     * foreground: inside any nucleus;
     * depth: distance to the nucleus' own outline, 1 at ``targets.DEPTH_PIXELS`` and more.
 

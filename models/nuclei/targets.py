@@ -40,14 +40,15 @@ def of_labels(labels: NDArray[np.integer]) -> Targets:
 
 
 def inner_distance(labels: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Return ``1 / (1 + 4 d / sqrt(area))``, d to the centroid in pixels; 0 outside nuclei."""
+    """Return a cone over every nucleus: 1 at the centroid, 0 at its equivalent radius and outside nuclei."""
     flat = labels.ravel()
     area = np.maximum(np.bincount(flat), 1)
     rows, columns = np.indices(labels.shape)
     centre_y = np.bincount(flat, rows.ravel()) / area
     centre_x = np.bincount(flat, columns.ravel()) / area
     distance = np.hypot(rows - centre_y[labels], columns - centre_x[labels])
-    return np.where(labels > 0, 1 / (1 + 4 * distance / np.sqrt(area)[labels]), 0).astype(np.float32)
+    cone = np.clip(1 - distance / np.sqrt(area / np.pi)[labels], 0, 1)
+    return np.where(labels > 0, cone, 0).astype(np.float32)
 
 
 def outline_distance(labels: NDArray[np.int32]) -> NDArray[np.float32]:

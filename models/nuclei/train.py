@@ -64,20 +64,22 @@ class Samples:
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the loss: cross entropy of the three maps, and the overlap of the foreground.
+    """Return the loss: cross entropy of the three maps, and the overlap of each picture's foreground.
 
-    The foreground's cross entropy weighs pixels between close nuclei more, the other two weigh nuclei more.
+    Nuclei weigh more than background, and more so where they cover little of the picture: small nuclei would
+    hardly count. The foreground's cross entropy weighs pixels between close nuclei more.
     """
     centre, foreground, depth, weight = target.unbind(1)
-    inside = 1 + 3 * foreground
+    cover = foreground.mean((1, 2), keepdim=True).clamp(min=0.03)
+    inside = 1 + 0.4 * foreground / cover
     entropy = functional.binary_cross_entropy_with_logits
     predicted = torch.sigmoid(logits[:, 1])
-    overlap = (2 * (predicted * foreground).sum() + 1) / (predicted.sum() + foreground.sum() + 1)
+    shared, total = (predicted * foreground).sum((1, 2)), (predicted + foreground).sum((1, 2))
     return (
-        2 * entropy(logits[:, 0], centre, inside)
-        + entropy(logits[:, 1], foreground, weight)
+        entropy(logits[:, 0], centre, inside)
+        + entropy(logits[:, 1], foreground, weight * (1 + 0.1 * foreground / cover))
         + entropy(logits[:, 2], depth, inside)
-        + 0.3 * (1 - overlap)
+        + 0.5 * (1 - (2 * shared + 1) / (total + 1)).mean()
     )
 
 

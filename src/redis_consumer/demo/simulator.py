@@ -230,15 +230,21 @@ def _raster(shape: tuple[int, ...], nucleus: _Nucleus) -> tuple[tuple[slice, sli
     window = _window(shape, nucleus.y, nucleus.x, reach)
     dy = np.arange(window[0].start, window[0].stop)[:, None] - nucleus.y
     dx = np.arange(window[1].start, window[1].stop)[None, :] - nucleus.x
-    inside = np.hypot(dy, dx) <= nucleus.radius_at(np.arctan2(dy, dx))
-    return window, inside
+    outline = nucleus.radius_at(np.linspace(-np.pi, np.pi, _DIRECTIONS + 1))
+    direction = np.round((np.arctan2(dy, dx) + np.pi) * (_DIRECTIONS / (2 * np.pi))).astype(np.intp)
+    return window, dy**2 + dx**2 <= outline[direction] ** 2
+
+
+_DIRECTIONS: Final = 360  # in which an outline is computed; the Fourier series for each pixel is slow
 
 
 def _window(shape: tuple[int, ...], y: float, x: float, reach: int) -> tuple[slice, slice]:
     """Return the square of half width ``reach`` around a point, cut to the field (possibly empty)."""
-    starts = [int(np.clip(int(c) - reach, 0, n)) for c, n in zip((y, x), shape, strict=True)]
-    stops = [int(np.clip(int(c) + reach + 1, 0, n)) for c, n in zip((y, x), shape, strict=True)]
-    return slice(starts[0], stops[0]), slice(starts[1], stops[1])
+    rows, columns = (
+        slice(min(max(int(c) - reach, 0), n), min(max(int(c) + reach + 1, 0), n))
+        for c, n in zip((y, x), shape, strict=True)
+    )
+    return rows, columns
 
 
 def _stain(labels: LabelPlane, nuclei: list[_Nucleus], cells: Cells, rng: np.random.Generator) -> FloatPlane:

@@ -1,0 +1,112 @@
+"""Choose the constants of the exported heads: one after the other, by scores on the *training* part.
+
+The network runs once over some training images as they are, some enlarged ones and some simulated fields; each
+candidate then only redoes the heads and ``deep_watershed`` with its defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import evaluate
+import export
+import numpy as np
+import samples
+import torch
+
+from redis_consumer import processing
+from redis_consumer.demo import simulator
+
+if TYPE_CHECKING:
+    from network import NucleiNet
+
+CANDIDATES: Final[dict[str, tuple[Any, ...]]] = {
+    "peak": ((0.25, 0.35), (0.3, 0.4), (0.35, 0.45), (0.4, 0.5), (0.45, 0.55), (0.5, 0.6), (0.55, 0.65)),
+    "foreground": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
+    "smooth": (0.0, 0.7, 1.0, 1.5, 2.0),
+    "steepness": (4.0, 8.0, 20.0),
+    "rim": (0.015, 0.02, 0.025, 0.03),
+    "power": (2.0, 3.0, 4.0),
+}
+"""Tried in this order; ``peak`` stands for ``low`` and ``high``."""
+
+Case = tuple[torch.Tensor, samples.Labels]
+
+
+def cases(network: NucleiNet, data: Path, count: int, seed: int) -> list[Case]:
+    """Return the network's logits of images of the training part and their truth."""
+    rng = np.random.default_rng(seed)
+    real = samples.read(data, "train")
+    chosen = [real[k] for k in rng.permutation(len(real))[:count]]
+    large = evaluate.enlarged([f for f in chosen if samples.typical_diameter(f[1]) > 20][: count // 10], 75)
+    drawn = [simulator.simulate((384, 384), rng=rng) for _ in range(count // 8)]
+    images = [*chosen, *large, *((f.image, f.labels) for f in drawn)]
+    return [(logits_of(network, image), labels) for image, labels in images]
+
+
+def logits_of(network: NucleiNet, image: np.ndarray) -> torch.Tensor:
+    """Return logits ``[1, 3, H, W]`` of an image in tiles; logits are blended, which the product does with heads."""
+    normalised = processing.histogram_normalization(image[None, :, :, None].astype(np.float32))
+    tiles, grid = processing.tile(normalised, (evaluate.TILE, evaluate.TILE))
+    with torch.no_grad():
+        parts = [network(torch.from_numpy(tile.transpose(2, 0, 1)[None].copy())) for tile in tiles]
+    joined = processing.untile(torch.cat(parts).permute(0, 2, 3, 1).numpy(), grid)
+    return torch.from_numpy(joined).permute(0, 3, 1, 2)
+
+
+def score(calibration: export.Calibration, chosen: list[Case]) -> evaluate.Scores:
+    """Return the scores that the heads would have with these constants."""
+    scores = evaluate.Scores()
+    for logits, labels in chosen:
+        heads = [head.permute(0, 2, 3, 1).numpy() for head in export.heads_of(logits, calibration)]
+        scores.add(labels, processing.deep_watershed(heads)[0, :, :, 0])
+    return scores
+
+
+def changed(calibration: export.Calibration, name: str, value: Any) -> export.Calibration:
+    """Return the constants with one candidate in place."""
+    if name == "peak":
+        return replace(calibration, low=value[0], high=value[1])
+    return replace(calibration, **{name: value})
+
+
+def search(chosen: list[Case]) -> export.Calibration:
+    """Return the best constants, printing every candidate's scores."""
+    best = export.Calibration()
+    highest = total(score(best, chosen))
+    for name, values in CANDIDATES.items():
+        for value in values:
+            candidate = changed(best, name, value)
+            if candidate == best:
+                continue
+            scores = score(candidate, chosen)
+            print(f"{name:10s} {value!s:14s} {scores}", flush=True)
+            if total(scores) > highest:
+                best, highest = candidate, total(scores)
+    return best
+
+
+def total(scores: evaluate.Scores) -> float:
+    """Return what is maximised."""
+    return scores.f1 + 2 * scores.mean_ap
+
+
+def main() -> None:
+    """Search from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder with images/, labels/, split.json")
+    parser.add_argument("--count", type=int, default=60, help="training images to use")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    found = search(cases(export.load(arguments.weights), arguments.data, arguments.count, arguments.seed))
+    for field in fields(found):
+        print(f"{field.name} = {getattr(found, field.name)}")
+
+
+if __name__ == "__main__":
+    main()
