@@ -1,0 +1,99 @@
+"""Results as files: label images as TIFFs, named and written the way the readers of the Kiosk expect.
+
+Every file is a float32 TIFF, uncompressed, as tifffile writes it by default; each label a whole number, exact up to
+2**24.  Knows no jobs and no models; tifffile is imported with the first file.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from redis_consumer.archives import Entry
+from redis_consumer.errors import JobRejected, RetryJob
+
+if TYPE_CHECKING:
+    from redis_consumer.arrays import AnyArray, Labels
+
+PER_FEATURE = "{name}_feature_{feature}.tif"
+PER_BATCH_AND_FEATURE = "{name}_batch_{batch}_feature_{feature}.tif"
+MOST_LABELS = 2**24
+"""The largest whole number that float32 tells from its neighbours."""
+STEM_BYTES = 200
+"""Leaves room for what a pattern adds: a file name has at most 255 bytes."""
+
+
+def save_labels(
+    labels: Labels, name: str, folder: str | Path, *, pattern: str = PER_FEATURE, stack: bool = False
+) -> list[Entry]:
+    """Write one TIFF for each feature, with ``{batch}`` in `pattern` for each frame and feature, frames first.
+
+    `name` is the user's file name: its folders are kept inside the archive, its last extension is dropped, and
+    it cannot lead out of `folder`.  Without ``{batch}`` all frames of a feature are one stack (T, Y, X); a single
+    frame is a plain (Y, X) image unless `stack`.  Returned are the files and their names in the archive, in the
+    order in which readers want them.  JobRejected above 2**24 labels, RetryJob if the disk is full.
+    """
+    if labels.array.size and int(labels.array.max()) > MOST_LABELS:
+        raise JobRejected(f"The result has labels above {MOST_LABELS}, more than a float32 TIFF can tell apart")
+    stem = entry_stem(name)
+    images = np.moveaxis(labels.array, -1, 0)
+    if "{batch}" in pattern:
+        return [
+            _save(image, pattern.format(name=stem, batch=batch, feature=feature), folder)
+            for batch, features in enumerate(np.moveaxis(images, 1, 0))
+            for feature, image in enumerate(features)
+        ]
+    return [
+        _save(frames if stack or len(frames) > 1 else frames[0], pattern.format(name=stem, feature=feature), folder)
+        for feature, frames in enumerate(images)
+    ]
+
+
+def save_channels(array: AnyArray, name: str, folder: str | Path) -> list[str]:
+    """Write each channel (last axis) of `array` as ``<name>_feature_<channel>.tif``; return the paths in order.
+
+    An array of rank 2 is one channel.  `name` is used as it is: the caller vouches for it.
+    """
+    channels = array[..., np.newaxis] if array.ndim == 2 else array  # noqa: PLR2004 - rows and columns only
+    return [
+        _save(channels[..., c], PER_FEATURE.format(name=name, feature=c), folder).path
+        for c in range(channels.shape[-1])
+    ]
+
+
+def entry_stem(name: str) -> str:
+    """Return the user's file name without its last extension, as a relative path that stays where it is put.
+
+    Folders are kept; ``..``, ``.``, drive letters and control characters are not.  Never empty.
+    """
+    clean = "".join("_" if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in name.replace("\\", "/"))
+    parts = [part for part in clean.split("/") if part.strip() not in ("", ".", "..")]
+    if parts and clean[1:3] == ":/":
+        parts = parts[1:]
+    if not parts:
+        return "image"
+    *folders, base = [_shortened(part) for part in parts]
+    return str(PurePosixPath(*folders, PurePosixPath(base).stem))
+
+
+def _shortened(part: str) -> str:
+    if len(part.encode()) <= STEM_BYTES:
+        return part
+    suffix = PurePosixPath(part).suffix[:8]
+    return part.encode()[: STEM_BYTES - len(suffix.encode())].decode(errors="ignore") + suffix
+
+
+def _save(image: AnyArray, name: str, folder: str | Path) -> Entry:
+    import tifffile
+
+    path = Path(folder, name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Said, because three or four frames or columns would be taken for red, green and blue.
+        tifffile.imwrite(path, np.ascontiguousarray(image, dtype=np.float32), photometric="minisblack")
+    except OSError as error:
+        raise RetryJob(f"The worker cannot write the result {name!r}: {error.strerror}") from error
+    return Entry(str(path), name)
