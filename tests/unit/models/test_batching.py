@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from redis_consumer.errors import BatchTooLarge, InvalidModelInput, PredictionFailed
+from redis_consumer.job import ModelId
+from redis_consumer.models.base import TensorSpec
+from redis_consumer.models.batching import BatchLimits, batch_size_for, predict_batches
+from redis_consumer.models.memory import MemoryModel, MemoryModelServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis_consumer.arrays import AnyArray
+
+MODEL = ModelId("M", 1)
+SPEC = TensorSpec("x", np.dtype(np.float32), (None, 4))
+
+
+def tiles(count: int) -> AnyArray:
+    return np.arange(count * 4, dtype=np.float32).reshape(count, 4)
+
+
+def serving(function: Callable[[AnyArray], dict[str, AnyArray]], *specs: TensorSpec) -> MemoryModelServer:
+    return MemoryModelServer({MODEL: MemoryModel(specs or [SPEC], lambda inputs: function(inputs["x"]))})
+
+
+class Limited:
+    """A model that refuses more than `limit` entries, and remembers what it was sent."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.sizes: list[int] = []
+
+    def __call__(self, x: AnyArray) -> dict[str, AnyArray]:
+        self.sizes.append(len(x))
+        if len(x) > self.limit:
+            raise BatchTooLarge(f"Task size {len(x)}", self.limit)
+        return {"y": x}
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 5])
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_results_stand_in_the_order_of_the_tiles(batch_size: int, in_flight: int) -> None:
+    server = serving(lambda x: {"sum": x.astype(np.float64).sum(axis=1), "double": x.astype(np.float32) * 2})
+    found = predict_batches(server, MODEL, tiles(7), batch_size=batch_size, in_flight=in_flight)
+    assert list(found) == ["double", "sum"]
+    np.testing.assert_array_equal(found["double"], tiles(7).astype(np.float32) * 2)
+    assert found["sum"].dtype == np.float64
+    assert found["sum"].shape == (7,)
+
+
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_a_batch_is_never_empty(batch_size: int) -> None:
+    model = Limited(10)
+    predict_batches(serving(model), MODEL, tiles(2), batch_size=batch_size)
+    assert model.sizes == [1, 1]
+
+
+def test_the_limit_of_the_server_is_learned_and_kept() -> None:
+    limits, model = BatchLimits(), Limited(3)
+    for _ in range(2):
+        found = predict_batches(serving(model), MODEL, tiles(8), batch_size=8, limits=limits)
+        np.testing.assert_array_equal(found["y"], tiles(8))
+    assert sorted(model.sizes) == [2, 2, 3, 3, 3, 3, 8]
+    assert limits.cap(MODEL, 8) == 3
+    assert limits.cap(ModelId("Other"), 8) == 8
+
+
+@pytest.mark.parametrize("limit", [0, 50])
+def test_a_limit_that_makes_no_sense_still_leads_to_smaller_batches(limit: int) -> None:
+    def refuse_more_than_two(x: AnyArray) -> dict[str, AnyArray]:
+        if len(x) > 2:
+            raise BatchTooLarge("too many", limit)
+        return {"y": x}
+
+    found = predict_batches(serving(refuse_more_than_two), MODEL, tiles(5), batch_size=4)
+    np.testing.assert_array_equal(found["y"], tiles(5))
+
+
+def test_a_single_tile_that_is_too_many_is_an_error() -> None:
+    with pytest.raises(BatchTooLarge):
+        predict_batches(serving(Limited(0)), MODEL, tiles(2), batch_size=2)
+
+
+def test_so_many_requests_are_under_way_and_no_more() -> None:
+    together = threading.Barrier(3)
+    running = threading.Semaphore(3)
+
+    def meet(x: AnyArray) -> dict[str, AnyArray]:
+        assert running.acquire(blocking=False)
+        together.wait(timeout=20)  # three at a time, or nobody gets on
+        running.release()
+        return {"y": x}
+
+    predict_batches(serving(meet), MODEL, tiles(6), batch_size=1, in_flight=3)
+
+
+def test_a_failure_cancels_the_rest() -> None:
+    sent: list[int] = []
+    lock = threading.Lock()
+
+    def fail_at_once(x: AnyArray) -> dict[str, AnyArray]:
+        with lock:
+            sent.append(len(x))
+        raise PredictionFailed("broken")
+
+    with pytest.raises(PredictionFailed, match="broken"):
+        predict_batches(serving(fail_at_once), MODEL, tiles(100), batch_size=1, in_flight=2)
+    assert len(sent) < 100
+
+
+def test_progress_is_told_after_every_batch() -> None:
+    told: list[tuple[int, int]] = []
+    server = serving(lambda x: {"y": x})
+    predict_batches(server, MODEL, tiles(5), batch_size=2, on_batch=lambda done, total: told.append((done, total)))
+    assert len(told) == 3
+    assert told[-1] == (5, 5)
+    assert told == sorted(told)
+
+
+def test_no_tiles_and_several_inputs_are_refused() -> None:
+    with pytest.raises(InvalidModelInput, match=r"no tiles .* \(0, 4\)"):
+        predict_batches(serving(lambda x: {"y": x}), MODEL, tiles(0), batch_size=2)
+    two = serving(lambda x: {"y": x}, SPEC, TensorSpec("z", SPEC.dtype, SPEC.shape))
+    with pytest.raises(InvalidModelInput, match=r"\['x', 'z'\]"):
+        predict_batches(two, MODEL, tiles(1), batch_size=2)
+
+
+def test_outputs_that_do_not_match_the_tiles_are_an_error() -> None:
+    with pytest.raises(PredictionFailed, match="one entry for each tile"):
+        predict_batches(serving(lambda x: {"y": x.sum(axis=0)}), MODEL, tiles(3), batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "maximum", "expected"),
+    [
+        ((None, 128, 128, 1), 32, 32),
+        ((None, 256, 256, 2), 64, 8),
+        ((None, 512, 512, 1), 64, 4),
+        ((None, 256, 256, 1), 1, 1),
+        ((None, 2048, 2048, 1), 64, 1),
+        ((None, 64, 64, 1), 32, 32),
+        ((None, None, None, 1), 32, 32),
+        ((25, 5, 128, 128, 1), 32, 32),
+        ((None,), 32, 32),
+    ],
+)
+def test_large_tiles_go_fewer_at_a_time(shape: tuple[int | None, ...], maximum: int, expected: int) -> None:
+    assert batch_size_for(shape, maximum) == expected
