@@ -1,0 +1,147 @@
+"""What the demonstration shows: a line for each image while it runs, and a table of results.  Knows no processes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from redis_consumer.job import FINAL, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from redis_consumer.demo.score import Score
+
+WIDE = 200
+"""Columns of a file or a pipe: nobody wants paths folded there."""
+STYLES: Mapping[str, str] = {Status.DONE: "green", Status.FAILED: "red", Status.NEW: "dim"}
+UNKNOWN = "-"
+
+
+def open_console() -> Console:
+    """Return stdout as rich sees it.  File names may have brackets, so markup is off."""
+    return Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else WIDE)
+
+
+@dataclass
+class Line:
+    """What is known of one job while it runs."""
+
+    name: str
+    began: float
+    status: str = Status.NEW
+    progress: str = ""
+    ended: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the job was submitted, until its end."""
+        return (self.ended or time.monotonic()) - self.began
+
+
+class Board:
+    """One line for each job: live on a terminal, elsewhere one printed at each new status."""
+
+    def __init__(self, console: Console, names: Mapping[str, str]) -> None:
+        began = time.monotonic()
+        self._console = console
+        self._lines = {key: Line(name, began) for key, name in names.items()}
+
+    def shown(self) -> AbstractContextManager[object]:
+        """Return the context in which the lines are live."""
+        if not self._console.is_terminal:
+            return nullcontext()
+        return Live(console=self._console, get_renderable=self.render, refresh_per_second=8)
+
+    def look(self, key: str, fields: Mapping[str, str]) -> bool:
+        """Take note of a job's fields; return whether they bring news."""
+        line = self._lines[key]
+        status, progress = fields.get("status", ""), fields.get("progress", "")
+        new_word = status != line.status
+        if not new_word and progress == line.progress:
+            return False
+        line.status, line.progress = status, progress
+        if status in FINAL:
+            line.ended = time.monotonic()
+        if new_word and not self._console.is_terminal:
+            self._console.print(f"{line.seconds:7.1f} s  {line.name}: {status}")
+        return True
+
+    def render(self) -> Table:
+        """Return the lines as they are now."""
+        grid = Table.grid(padding=(0, 2))
+        for line in self._lines.values():
+            part = f"{line.progress} %" if line.progress and line.status not in FINAL else ""
+            grid.add_row(line.name, f"{line.seconds:6.1f} s", Text(line.status, STYLES.get(line.status, "cyan")), part)
+        return grid
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one image."""
+
+    name: str
+    image: Path
+    fields: Mapping[str, str]
+    """The job's hash at its end."""
+    size: str = UNKNOWN
+    found: int = 0
+    score: Score | None = None
+    result: Path | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether there is a result."""
+        return self.fields.get("status") == Status.DONE
+
+
+def results_table(rows: Sequence[Row]) -> Table:
+    """Return the table of results; the column F1 only where some truth is known."""
+    scored = any(row.score for row in rows)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("image", overflow="fold")
+    for heading in ("size", "nuclei", *(("F1",) if scored else ()), "waiting s", "predicting s", "post-processing s"):
+        table.add_column(heading, justify="right")
+    table.add_column("result", overflow="fold")
+    for row in rows:
+        table.add_row(*cells(row, scored=scored))
+    return table
+
+
+def cells(row: Row, *, scored: bool) -> list[str | Text]:
+    """Return the cells of one row."""
+    f1 = [f"{row.score.f1:.3f}" if row.score else UNKNOWN] if scored else []
+    seconds = [waited(row.fields), *(in_seconds(row.fields.get(f"{stage}_time")) for stage in STAGES)]
+    found, end = str(row.found), Text(str(row.result))
+    if not row.done:
+        found, end = UNKNOWN, Text(f"failed: {row.fields.get('reason', '')}", "red")
+    return [row.name, row.size, found, *f1, *seconds, end]
+
+
+STAGES = ("prediction", "postprocess")
+
+
+def waited(fields: Mapping[str, str]) -> str:
+    """Return the seconds from the submit to the claim; the hash has the end, and the time from claim to end."""
+    try:
+        created, finished = (dt.datetime.fromisoformat(fields[name]) for name in ("created_at", "finished_at"))
+        return f"{max((finished - created).total_seconds() - float(fields['total_time']), 0):.2f}"
+    except (KeyError, ValueError):
+        return UNKNOWN
+
+
+def in_seconds(text: str | None) -> str:
+    """Return a field of seconds for the table."""
+    return f"{float(text):.2f}" if text else UNKNOWN

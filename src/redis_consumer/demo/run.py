@@ -1,0 +1,59 @@
+"""The entry to the demonstration: what is refused before the start, and what happens at the end."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+from redis_consumer.errors import MissingExtra, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def run_demo(images: Sequence[Path], output: Path, *, keep: bool) -> int:
+    """Find nuclei in `images`, or in simulated fields of view; return 0 if every job is done, 1 if one failed.
+
+    Leaves a zip, a label image and a picture with outlines for each in `output`.  SettingsError for a file that
+    cannot be taken, MissingExtra where the extra `demo` is not installed, ConsumerError if a process died; then
+    the end of its log stands on stderr.  Nothing that was started lives when this returns or raises; with `keep`
+    it returns at Ctrl-C.
+    """
+    check_extra()
+    check_images(images)
+    from redis_consumer.demo import flow
+    from redis_consumer.demo.display import open_console
+    from redis_consumer.demo.signals import Signals
+    from redis_consumer.demo.stack import ProcessDied, Stack
+
+    console = open_console()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with Signals() as signals, Stack(signals, logs=output / "logs" if keep else None) as stack:
+            rows = flow.find_nuclei(stack, images, output, console)
+            flow.report(rows, output, console)
+            if keep:
+                flow.wait_for_end(stack, rows, console)
+    except ProcessDied as error:
+        for line in error.log:
+            sys.stderr.write(f"    {line}\n")
+        raise
+    return 0 if all(row.done for row in rows) else 1
+
+
+def check_extra() -> None:
+    """Refuse to start without the packages of the extra; a server for Redis is looked for where it is started."""
+    for package in ("rich", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra("The demo", "demo")
+
+
+def check_images(images: Sequence[Path]) -> None:
+    """Refuse what is no single image file before anything is started."""
+    for image in images:
+        if not image.is_file():
+            raise SettingsError(f"IMAGE is {str(image)!r}: allowed is a file that exists")
+        if image.suffix.lower() == ".zip":
+            raise SettingsError(f"IMAGE is {str(image)!r}: allowed is an image, archives are for `submit`")
