@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import secrets
+import sys
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 import grpc
@@ -13,19 +15,24 @@ from redis_consumer.client import Client
 from redis_consumer.consumers import CONSUMERS, Consumer, Tools
 from redis_consumer.consumers.plugins import find_consumer
 from redis_consumer.errors import StorageUnavailable
-from redis_consumer.middleware import Heartbeat, wrapped
+from redis_consumer.middleware import Every, Heartbeat, wrapped
+from redis_consumer.models.batching import BatchLimits
 from redis_consumer.models.patience import PatientModelServer
 from redis_consumer.models.tf_serving import TensorFlowServing
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
+from redis_consumer.queues.sweeper import RedisSweeper
 from redis_consumer.redis import RedisClient
-from redis_consumer.storage.object_store import ObjectStorage, StorageOptions, open_storage
+from redis_consumer.storage.clients import StorageOptions
+from redis_consumer.storage.object_store import ObjectStorage, open_storage
 from redis_consumer.worker import Lane, Worker
 
 if TYPE_CHECKING:
-    from redis_consumer.models.base import ModelServer
     from redis_consumer.settings import Settings
 
 log = logging.getLogger(__name__)
+
+SHORTEST_BACKOFF_SECONDS = 0.1
+"""GRPC_BACKOFF=0 would ask a cold server without a pause."""
 
 
 def build_worker(settings: Settings) -> Worker:
@@ -35,38 +42,50 @@ def build_worker(settings: Settings) -> Worker:
     check_storage(storage)
     redis = build_redis(settings)
     stopping = threading.Event()
-    models = build_models(settings, stopping)
+    server, limits = build_model_server(settings), BatchLimits()
     heartbeat = Heartbeat(settings.lease_seconds)
+    sweeper = RedisSweeper(redis, lease_seconds=settings.lease_seconds)
+    sweeping = Every(settings.lease_seconds / 2, sweeper.sweep, "sweep")
     process = secrets.token_hex(4)
+
+    def tools(number: int) -> Tools:
+        retries: deque[str] = deque()
+        models = PatientModelServer(
+            server,
+            wait_seconds=settings.model_wait,
+            max_retry=settings.max_retry if settings.max_retry > 0 else sys.maxsize,
+            max_pause_seconds=max(settings.grpc_backoff, SHORTEST_BACKOFF_SECONDS),
+            stop=stopping.is_set,
+            on_retry=lambda error: retries.append(str(error)),
+        )
+        return Tools(build_queue(settings, redis, f"{process}-{number}"), models, settings, limits, retries)
+
     lanes = [
-        build_lane(consumer_type, settings, redis, storage, models, heartbeat, f"{process}-{number}")
-        for number in range(settings.concurrency)
+        build_lane(consumer_type, redis, storage, tools(number), heartbeat) for number in range(settings.concurrency)
     ]
-    return Worker(lanes, companions=[heartbeat], drain_seconds=settings.drain_seconds, stopping=stopping)
+    return Worker(lanes, companions=[heartbeat, sweeping], drain_seconds=settings.drain_seconds, stopping=stopping)
 
 
 def build_lane(
-    consumer_type: type[Consumer],
-    settings: Settings,
-    redis: RedisClient,
-    storage: ObjectStorage,
-    models: ModelServer,
-    heartbeat: Heartbeat,
-    name: str,
+    consumer_type: type[Consumer], redis: RedisClient, storage: ObjectStorage, tools: Tools, heartbeat: Heartbeat
 ) -> Lane:
-    """Return one lane with a consumer and a queue view of its own."""
-    jobs = RedisJobQueue(
+    """Return one lane, with a consumer of its own."""
+    consumer = consumer_type(redis, storage, tools.settings.queue, name=tools.settings.hostname)
+    consumer.equip(tools)
+    return Lane(tools.jobs, wrapped(consumer.handle, heartbeat.around(tools.jobs)))
+
+
+def build_queue(settings: Settings, redis: RedisClient, lane: str) -> RedisJobQueue:
+    """Return one lane's view of the queue."""
+    return RedisJobQueue(
         redis,
         queue=settings.queue,
-        lane=name,
+        lane=lane,
         pod=settings.hostname,
         lease_seconds=settings.lease_seconds,
         max_deliveries=settings.max_deliveries,
         wait_replicas=settings.redis_wait_replicas,
     )
-    consumer = consumer_type(redis, storage, settings.queue, name=settings.hostname)
-    consumer.equip(Tools(jobs, models, settings))
-    return Lane(jobs, wrapped(consumer.handle, heartbeat.around(jobs)))
 
 
 def build_client(settings: Settings) -> Client:
@@ -115,16 +134,16 @@ def check_storage(storage: ObjectStorage) -> None:
         log.warning("Results in %s can be read by everybody who has the link; OUTPUT_ACL=private ends it", storage)
 
 
-def build_models(settings: Settings, stopping: threading.Event) -> ModelServer:
-    """Return the model server of the settings, behind the patience that a cold one needs."""
+def build_model_server(settings: Settings) -> TensorFlowServing:
+    """Return the model server of the settings; nothing is sent yet."""
     credentials = None
     if settings.tf_tls:
         roots = settings.tf_ca_certs.read_bytes() if settings.tf_ca_certs else None
         credentials = grpc.ssl_channel_credentials(roots)
-    server = TensorFlowServing(
-        f"{settings.tf_host}:{settings.tf_port}",
+    host = f"[{settings.tf_host}]" if ":" in settings.tf_host else settings.tf_host
+    return TensorFlowServing(
+        f"{host}:{settings.tf_port}",
         credentials=credentials,
         timeout_seconds=settings.grpc_timeout,
         describe_seconds=settings.metadata_expire_time,
     )
-    return PatientModelServer(server, wait_seconds=settings.model_wait, max_retry=settings.max_retry, stop=stopping)

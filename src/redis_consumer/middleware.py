@@ -1,6 +1,7 @@
-"""Policy around a handler: functions around a function, each knowing one thing.
+"""Policy around a handler and beside the lanes, each part knowing one thing.
 
 `Handle` does a job and returns its status.  A `Middleware` gets the next `Handle` and the job, and returns a status.
+A companion is a thread beside the lanes.
 """
 
 from __future__ import annotations
@@ -37,29 +38,48 @@ def _bound(middleware: Middleware, handle: Handle) -> Handle:
     return lambda job: middleware(handle, job)
 
 
-class Heartbeat:
-    """Renews the leases of all jobs in hand, in a thread of its own that does nothing else.
+class Every:
+    """A companion: calls `action` every `seconds`, in a thread of its own that no error ends."""
+
+    def __init__(self, seconds: float, action: Callable[[], object], name: str) -> None:
+        self._seconds = seconds
+        self._action = action
+        self._name = name
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin, with a pause first."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; waits a moment for a call that is under way."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(LONGEST_BEAT_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            try:
+                self._action()
+            except ConsumerError as error:
+                log.warning("No %s this time: %s", self._name, error)
+            except Exception:
+                # It must go on: without it leases run out, or nobody brings jobs back.
+                log.exception("The %s stumbled", self._name)
+
+
+class Heartbeat(Every):
+    """Renews the leases of all jobs in hand, in a thread that does nothing else.
 
     A lane may hold the interpreter for a while or wait for a server for minutes: its lease stays.  A lease that
     was lost is not taken again; the lane learns of it at its next write.
     """
 
     def __init__(self, lease_seconds: float) -> None:
-        self._every = min(lease_seconds / 6, LONGEST_BEAT_SECONDS)
+        super().__init__(min(lease_seconds / 6, LONGEST_BEAT_SECONDS), self.beat, "heartbeat")
         self._held: dict[str, tuple[JobQueue, Job]] = {}
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def start(self) -> None:
-        """Begin to beat."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; waits for a beat that is under way."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(LONGEST_BEAT_SECONDS)
 
     def around(self, queue: JobQueue) -> Middleware:
         """Return the middleware for the lane that `queue` belongs to."""
@@ -70,13 +90,12 @@ class Heartbeat:
             try:
                 return handle(job)
             finally:
-                with self._lock:
-                    self._held.pop(job.token, None)
+                self._drop(job)
 
         return beating
 
     def beat(self) -> None:
-        """Renew every lease once."""
+        """Renew every lease once; one that cannot be renewed is no obstacle for the others."""
         with self._lock:
             held = list(self._held.values())
         for queue, job in held:
@@ -84,14 +103,10 @@ class Heartbeat:
                 queue.heartbeat(job)
             except LeaseLost as error:
                 log.warning("The lease of job %s is lost: %s", job.key, error)
-                with self._lock:
-                    self._held.pop(job.token, None)
+                self._drop(job)
             except ConsumerError as error:
                 log.warning("No heartbeat for job %s this time: %s", job.key, error)
-            except Exception:
-                # Without this thread every lease of the process would run out.
-                log.exception("The heartbeat stumbled over job %s", job.key)
 
-    def _run(self) -> None:
-        while not self._stop.wait(self._every):
-            self.beat()
+    def _drop(self, job: Job) -> None:
+        with self._lock:
+            self._held.pop(job.token, None)

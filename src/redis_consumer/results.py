@@ -29,17 +29,25 @@ STEM_BYTES = 200
 def save_labels(
     labels: Labels, name: str, folder: str | Path, *, pattern: str = PER_FEATURE, stack: bool = False
 ) -> list[Entry]:
-    """Write one TIFF for each feature, with ``{batch}`` in `pattern` for each frame and feature, frames first.
-
-    `name` is the user's file name: its folders are kept inside the archive, its last extension is dropped, and
-    it cannot lead out of `folder`.  Without ``{batch}`` all frames of a feature are one stack (T, Y, X); a single
-    frame is a plain (Y, X) image unless `stack`.  Returned are the files and their names in the archive, in the
-    order in which readers want them.  JobRejected above 2**24 labels, RetryJob if the disk is full.
-    """
+    """Write label images as `save_maps` does.  JobRejected above 2**24 labels."""
     if labels.array.size and int(labels.array.max()) > MOST_LABELS:
         raise JobRejected(f"The result has labels above {MOST_LABELS}, more than a float32 TIFF can tell apart")
+    return save_maps(labels.array, name, folder, pattern=pattern, stack=stack)
+
+
+def save_maps(
+    array: AnyArray, name: str, folder: str | Path, *, pattern: str = PER_FEATURE, stack: bool = False
+) -> list[Entry]:
+    """Write one TIFF for each feature (last axis) of `array`, shape (T, Y, X, C).
+
+    With ``{batch}`` in `pattern` it is one for each frame and feature, frames first; without, all frames of a
+    feature are one stack (T, Y, X), but a single frame a plain (Y, X) image unless `stack`.  `name` is the
+    user's file name: its folders are kept inside the archive, its last extension is dropped, and it cannot lead
+    out of `folder`.  Returned are the files and their names in the archive, in the order in which readers want
+    them.  RetryJob if the disk is full.
+    """
     stem = entry_stem(name)
-    images = np.moveaxis(labels.array, -1, 0)
+    images = np.moveaxis(array, -1, 0)
     if "{batch}" in pattern:
         return [
             _save(image, pattern.format(name=stem, batch=batch, feature=feature), folder)

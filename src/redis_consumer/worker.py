@@ -93,8 +93,10 @@ class Worker:
             threading.Thread(target=self._run_lane, args=(lane,), name=f"lane-{i}", daemon=True)
             for i, lane in enumerate(self._lanes)
         ]
-        for part in (*self._companions, *threads):
-            part.start()
+        for companion in self._companions:
+            companion.start()
+        for thread in threads:
+            thread.start()
         self._stopping.wait()
         self._drain(threads)
         for companion in self._companions:

@@ -84,7 +84,7 @@ def add_serve_models(commands: Commands) -> None:
 
 def serve_models(arguments: argparse.Namespace) -> int:
     """Serve until a signal."""
-    from redis_consumer.serving import serve_models as serve
+    from redis_consumer.serving.server import serve_models as serve
 
     start_logging("INFO")
     serve(

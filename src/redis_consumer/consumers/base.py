@@ -9,13 +9,15 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import socket
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import Job, ModelId, Status
+from redis_consumer.models.batching import BatchLimits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +37,10 @@ class Tools:
     jobs: JobQueue
     models: ModelServer
     settings: Settings
+    limits: BatchLimits = field(default_factory=BatchLimits)
+    """Batch sizes that the model server refused; shared by all lanes."""
+    retries: deque[str] = field(default_factory=deque)
+    """Why predictions of the job in hand were tried again."""
 
 
 class Consumer:
@@ -73,6 +79,8 @@ class Consumer:
     def handle(self, job: Job) -> str:
         """Do the job and return its status: the seam between the worker and a consumer."""
         self.job, self._redis_hash, self._redis_values = job, job.key, dict(job.fields)
+        if self.tools:
+            self.tools.retries.clear()
         if not self.is_valid_hash(job.key):
             raise JobRejected(f'Invalid filetype for "{self.queue}" job: {job.get("input_file_name")!r}')
         return self._consume(job.key)

@@ -19,6 +19,7 @@ from redis_consumer.results import save_labels, save_maps
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from redis_consumer.archives import Entry
     from redis_consumer.arrays import AnyArray, Image
     from redis_consumer.images import ImageFile
     from redis_consumer.job import Job
@@ -67,11 +68,14 @@ class ImageConsumer(TensorFlowServingConsumer):
     def channels(self, picture: ImageFile) -> Image:
         """Return the channels to analyse: those that the job names by index, or all of them.
 
-        A colour picture is refused where nobody said which channel to take: its channels are no stains.
+        A grey picture that is saved in colour has one.  A colour picture is refused where nobody said which
+        channel to take: its channels are no stains.
         """
         wanted = [part.strip() for part in self.job.get("channels").split(",") if part.strip()]
         if wanted:
             return picture.pixels[..., channel_indexes(wanted, picture.pixels.shape[-1])]
+        if picture.is_rgb and not picture.is_color:
+            return picture.pixels[..., :1]
         if picture.is_color:
             raise JobRejected(
                 f"The image {self.work.name!r} is a colour picture: a fluorescence image is expected; "
@@ -83,8 +87,12 @@ class ImageConsumer(TensorFlowServingConsumer):
         """Return the outputs of a model; `cuts` and `field_size` as in `redis_consumer.consumers.predict`."""
         tools = self._tools()
         self.work.enter(Status.PREDICTING)
-        predictor = Predictor(tools.models, tools.settings.tf_max_batch_size, self.work.progress)
+        settings = tools.settings
+        predictor = Predictor(
+            tools.models, settings.tf_max_batch_size, settings.tf_min_model_size, tools.limits, self.work.progress
+        )
         outputs = predictor(model, image, cuts=cuts, field_size=field_size)
+        self.work.note(predict_retries=len(tools.retries))
         self.work.enter(Status.POST_PROCESSING)
         return outputs
 
@@ -92,9 +100,11 @@ class ImageConsumer(TensorFlowServingConsumer):
         """Return the model of this type, or the setting `NUCLEAR_MODEL`."""
         return ModelId.parse(self.model) if self.model else self._tools().settings.nuclear_model
 
-    def _save(self, result: Labels | AnyArray) -> list[tuple[str, str]]:
-        save = save_labels if isinstance(result, Labels) else save_maps
-        return save(result, self.work.name, self.work.folder / "output", pattern=self.file_name)
+    def _save(self, result: Labels | AnyArray) -> list[Entry]:
+        folder = self.work.folder / "output"
+        if isinstance(result, Labels):
+            return save_labels(result, self.work.name, folder, pattern=self.file_name)
+        return save_maps(result, self.work.name, folder, pattern=self.file_name)
 
 
 def consumer(name: str, *, model: str = "") -> Callable[[Analysis], type[ImageConsumer]]:

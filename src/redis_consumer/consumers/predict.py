@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redis_consumer.errors import JobRejected
-from redis_consumer.models.batching import batch_size_for, predict_batches
+from redis_consumer.models.batching import BatchLimits, batch_size_for, predict_batches
 from redis_consumer.processing.tiling import cut, join, tile, untile
 
 if TYPE_CHECKING:
@@ -24,11 +24,14 @@ TILE = 512
 
 @dataclass(frozen=True)
 class Predictor:
-    """Asks one server for predictions; remembers how."""
+    """Asks one server for predictions on images."""
 
     server: ModelServer
     max_batch_size: int
-    """The server's limit for the first axis of one request, counted in tiles of 128 x 128."""
+    """How many tiles of `unit` x `unit` pixels and one channel go into one request."""
+    unit: int
+    limits: BatchLimits
+    """What the server said about batch sizes, kept for the next image."""
     on_progress: Callable[[float], None] = lambda _: None
 
     def __call__(self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61) -> list[AnyArray]:
@@ -51,13 +54,14 @@ class Predictor:
         tiles, tiling = tile(image, size)
         return [untile(heads, tiling) for heads in self._heads(model, tiles)]
 
-    def _heads(self, model: ModelId, tiles: Image) -> list[AnyArray]:
+    def _heads(self, model: ModelId, tiles: AnyArray) -> list[AnyArray]:
         outputs = predict_batches(
             self.server,
             model,
             tiles,
-            batch_size=batch_size_for(tiles.shape[1:], self.max_batch_size),
-            on_batch=lambda done: self.on_progress(done / len(tiles)),
+            batch_size=batch_size_for(tiles.shape, self.max_batch_size, unit=self.unit),
+            on_batch=lambda done, total: self.on_progress(done / total),
+            limits=self.limits,
         )
         for name, head in outputs.items():
             if head.ndim != tiles.ndim or head.shape[:3] != tiles.shape[:3]:

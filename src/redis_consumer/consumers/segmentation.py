@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 import numpy as np
 
@@ -12,10 +12,12 @@ from redis_consumer.consumers.image import ImageConsumer, channel_indexes
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import Status
 from redis_consumer.processing import POST_PROCESSES, PRE_PROCESSES, chain
-from redis_consumer.processing.rescale import resize
+from redis_consumer.processing.rescale import resize, scaled_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    import numpy.typing as npt
 
     from redis_consumer.arrays import AnyArray, Image
     from redis_consumer.images import ImageFile
@@ -134,8 +136,7 @@ def zoomed(image: Image, scale: float) -> Image:
     """Return `image` at the model's pixel size: sides times `scale`, cut to whole pixels."""
     if scale == 1:
         return image
-    rows, columns = (max(int(n * scale), 1) for n in image.shape[1:3])
-    return resize(image, (rows, columns))
+    return np.asarray(resize(image, scaled_size(image.shape[1:3], scale)), np.float32)
 
 
 def unzoomed(result: AnyArray, shape: tuple[int, ...]) -> AnyArray:
@@ -148,4 +149,4 @@ def unzoomed(result: AnyArray, shape: tuple[int, ...]) -> AnyArray:
 def features(results: Sequence[AnyArray]) -> Labels | AnyArray:
     """Join results along the last axis: label images if all are whole numbers, else maps."""
     joined = results[0] if len(results) == 1 else np.concatenate(results, axis=-1)
-    return Labels(joined) if np.issubdtype(joined.dtype, np.integer) else joined
+    return Labels(cast("npt.NDArray[np.integer]", joined)) if np.issubdtype(joined.dtype, np.integer) else joined

@@ -12,7 +12,7 @@ from redis_consumer.images import ImageFile, ImageLimits, read_image
 from redis_consumer.job import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable
 
     from redis_consumer.job import Job
     from redis_consumer.queues.base import FieldValue, JobQueue
@@ -82,11 +82,11 @@ class Work:
             frames=settings.max_image_frames,
             pixels=settings.max_image_pixels,
         )
-        picture = read_image(path, axes=rows_and_columns(self.job.get("dimension_order")), limits=limits)
+        picture = read_image(path, axes=self.job.get("dimension_order"), limits=limits)
         self.enter(Status.PRE_PROCESSING)
         return picture
 
-    def deliver(self, files: Sequence[tuple[str, str]]) -> str:
+    def deliver(self, files: Iterable[tuple[str, str]]) -> str:
         """Zip files, given as (path, name in the archive), upload, and finish the job's hash; return the status."""
         upload = self._storage.upload(zip_files(files, self.folder / f"{uuid.uuid4()}.zip"))
         done: dict[str, FieldValue] = {
@@ -111,11 +111,3 @@ class Work:
         self._seconds[self._stage] = spent
         self._since = now
         return {TIME_FIELDS[self._stage]: round(spent, 6)}
-
-
-def rows_and_columns(dimension_order: str) -> str:
-    """Return a job's `dimension_order` with our letters.
-
-    The Kiosk's X counts rows and its Y columns: `XYB` is what tifffile writes `YXT`.
-    """
-    return dimension_order.upper().translate(str.maketrans("XY", "YX"))

@@ -35,6 +35,9 @@ class Storage(Protocol):
         An object is either whole or absent.  AccessDenied, StorageUnavailable, or JobRejected for a bad name.
         """
 
+    def deposit(self, path: str | Path) -> Upload:
+        """Store the file as ``uploads/<uuid4><extension>``: how a submitter brings an image; errors as `upload`."""
+
     def url(self, key: str) -> str:
         """Return the address of a key, whether or not the object exists."""
 

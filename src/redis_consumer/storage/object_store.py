@@ -6,6 +6,7 @@ Knows no jobs and no images.  How a client is built stands in `clients`, what it
 from __future__ import annotations
 
 import logging
+import uuid
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +28,7 @@ from redis_consumer.retry import call_with_retries
 from redis_consumer.storage.base import Upload
 from redis_consumer.storage.clients import PUBLIC_HEADERS, StorageOptions, check_folder, endpoint_of, open_client
 from redis_consumer.storage.faults import AclRefused, is_missing_bucket, translated
-from redis_consumer.storage.keys import Addresses, Bucket, Cloud, local_name, output_key
+from redis_consumer.storage.keys import Addresses, Bucket, Cloud, check_key, local_name, output_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,14 +85,19 @@ class ObjectStorage:
         A zip without `subdir` is a result: it alone is made public where results are.  FileNotFoundError if
         there is no such file: that is a bug of the caller.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path.name!r} to upload")
+        path = _existing(path)
         key = output_key(path.name, subdir)
         if not subdir and path.suffix == ".zip":
             self._publish(key, path)
         else:
             self._patiently(key, lambda: self._put(self._writer, key, path))
+        return Upload(key, self.url(key))
+
+    def deposit(self, path: str | Path) -> Upload:
+        """Store the file as ``uploads/<uuid4><extension>`` and return its key and URL; see the port."""
+        path = _existing(path)
+        key = check_key(f"uploads/{uuid.uuid4()}{path.suffix}")
+        self._patiently(key, lambda: self._put(self._writer, key, path))
         return Upload(key, self.url(key))
 
     def url(self, key: str) -> str:
@@ -228,3 +234,10 @@ def _new_file(target: Path) -> Iterator[Callable[[bytes], int]]:
     except BaseException:
         target.unlink(missing_ok=True)
         raise
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path.name!r} to upload")
+    return path
