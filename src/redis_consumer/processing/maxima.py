@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from math import isqrt
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import skimage as ski  # loads its parts at their first use
+import scipy  # both load their parts at their first use
+import skimage as ski
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Floats = npt.NDArray[np.floating]
+    Floats = npt.NDArray[Any]  # float32 or float64
+    Indices = npt.NDArray[np.intp]
     Mask = npt.NDArray[np.bool_]
+
+# In pixels looked at:
+_CHUNK = 1024  # how many a flood expands at a time: bounds its memory, and lets it end early
+_FLOOD = 5000  # what a flood costs beyond those
 
 
 def h_maxima(values: Floats, h: float, radius: int) -> Mask:
-    """Return where `values` (any rank) has a maximum that stands at least `h` above its surroundings.
+    """Return where `values` (any rank, float32 or float64) has a maximum that stands `h` above its surroundings.
 
-    Pixels up to `radius` apart count as neighbours, so a peak must rise by `h` above every path of such
-    steps to a higher one.  A map that spans less than `h` has none.
+    Pixels up to `radius` apart count as neighbours: every path of such steps from the maximum to something higher
+    goes down by `h` at least.  "Higher" allows for rounding (two parts in a million for float32).  A map that
+    spans less than `h` has none.  ValueError unless `h` is positive.
+
+    The definition is scikit-image's `h_maxima` with a disk as footprint (Soille, "Morphological Image Analysis",
+    2003, 6.3), to the last bit.  Reconstruction, its way to get there, visits the whole disk at every pixel; here
+    only the few pixels that are highest in their own disk are looked at.
     """
-    footprint = ski.morphology.disk(radius) if values.ndim == 2 else ski.morphology.ball(radius)  # noqa: PLR2004 - axes
-    mask: Mask = ski.morphology.h_maxima(values, float(h), footprint=footprint).astype(bool)
-    return mask
+    if not h > 0:
+        raise ValueError(f"the height of a maximum is {h}: allowed is more than 0")
+    if values.size == 0 or h > np.ptp(values):
+        return np.zeros(values.shape, bool)
+    if values.ndim != 2 or radius < 2:  # noqa: PLR2004 - the shortcuts below are about disks that hold a 3x3 square
+        return _by_reconstruction(values, h, radius)
+    padded = np.pad(values, radius, constant_values=values.min())
+    found = _by_floods(padded, values.dtype.type(h), radius)
+    return _by_reconstruction(values, h, radius) if found is None else found[radius:-radius, radius:-radius]
 
 
 def peaks(
@@ -40,3 +59,111 @@ def peaks(
     found = np.zeros(values.shape, bool)
     found[tuple(places.T)] = True
     return found
+
+
+def _by_reconstruction(values: Floats, h: float, radius: int) -> Mask:
+    """Return the h-maxima by their definition."""
+    footprint = ski.morphology.disk(radius) if values.ndim == 2 else ski.morphology.ball(radius)  # noqa: PLR2004 - axes
+    mask: Mask = ski.morphology.h_maxima(values, float(h), footprint=footprint).astype(bool)
+    return mask
+
+
+def _by_floods(values: Floats, h: Any, radius: int) -> Mask | None:
+    """Return the h-maxima of `values`, whose border of `radius` pixels is as low as its lowest pixel.
+
+    None where the map has so many candidates that reconstruction is the faster way.
+    """
+    # What follows compares differences with `h`, never values with differences: so the rounding is that of the
+    # definition, where `value - reconstruction >= h` decides.
+    lowered = values - h - 2 * np.finfo(values.dtype).resolution * np.abs(values)
+    tall = values - values.min() >= h
+    # From the others all of the map is within reach: one comparison is enough.
+    found: Mask = ~tall & (values - lowered.max() >= h)
+    half = isqrt(radius * radius // 2)  # of the largest square in the disk, whose filter is separable
+    candidates: Mask = tall & (values - scipy.ndimage.maximum_filter(lowered, 2 * half + 1) >= h)
+    disk, ring, rest = _steps(radius, half, values.shape[1])
+    relief = _Relief(values.ravel(), lowered.ravel(), h, disk, ring, budget=values.size * (disk.size + 80) // 5)
+    places = relief.without_higher(np.flatnonzero(candidates), rest)
+    if places.size:
+        standing = relief.standing(places, values.shape)
+        if standing is None:
+            return None
+        found.flat[places] = standing
+    return found
+
+
+def _steps(radius: int, half: int, width: int) -> tuple[Indices, Indices, Indices]:
+    """Return steps in a flat map of `width` columns: a disk, the eight neighbours, the disk but for a square."""
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    steps, distance = y * width + x, np.maximum(abs(y), abs(x))
+    disk = y * y + x * x <= radius * radius
+    return steps[disk], steps[distance == 1], steps[disk & (distance > half)]
+
+
+@dataclass(slots=True)
+class _Relief:
+    """A flat map to flood: from a peak over all pixels that are less than `h` below it."""
+
+    values: Floats
+    lowered: Floats
+    """The values less `h` and an allowance for rounding: what is compared with a peak to find it lower."""
+    h: Any
+    disk: Indices
+    ring: Indices
+    budget: int
+    """How many pixels may be looked at, before reconstruction is due."""
+
+    def without_higher(self, places: Indices, steps: Indices) -> Indices:
+        """Return those of `places` for which no pixel at `steps` is higher."""
+        for step in steps:
+            places = places[self.values[places] - self.lowered[places + step] >= self.h]
+        return places
+
+    def standing(self, places: Indices, shape: tuple[int, ...]) -> Mask | None:
+        """Return for each of `places`, highest in their disks, whether it is an h-maximum; None without budget."""
+        candidates = np.zeros(shape, bool)
+        candidates.flat[places] = True
+        plateaus, count = scipy.ndimage.label(candidates, np.ones((3, 3)))
+        plateau, value = plateaus.flat[places], self.values[places]
+        low, high, _, _ = scipy.ndimage.extrema(value, plateau, np.arange(1, count + 1))
+        if (np.subtract(high, low) >= self.h).any():
+            return None
+        # On a plateau so flat all of one height reach each other: one flood for them.  Complex numbers sort as pairs.
+        _, first, group = np.unique(plateau + 1j * value, return_index=True, return_inverse=True)
+        seen = np.zeros(self.values.size, np.int32)
+        alone = np.zeros(first.size, bool)
+        for i, start in enumerate(places[first]):
+            alone[i] = self._stands_alone(start, seen, i + 1)
+            if self.budget < 0:
+                return None
+        return alone[group]
+
+    def _stands_alone(self, start: np.intp, seen: npt.NDArray[np.int32], mark: int) -> bool:
+        """Flood from `start`; return whether it meets nothing higher.  `seen` holds `mark` where it has been.
+
+        Without budget the flood ends early, and its answer counts for nothing.
+
+        A pixel amid the flood reaches nothing with its disk that a pixel on the straight way there does not
+        reach with its own: only pixels at the flood's edge need all of the disk.
+        """
+        self.budget -= _FLOOD
+        peak = self.values[start]
+        seen[start] = mark
+        waiting = [np.array([start])]
+        while waiting and self.budget >= 0:
+            pixels = waiting.pop()
+            if pixels.size > _CHUNK:
+                waiting.append(pixels[_CHUNK:])
+                pixels = pixels[:_CHUNK]
+            around = pixels[:, None] + self.ring
+            edge = (peak - self.values[around] >= self.h).any(axis=1)
+            near = np.concatenate([around[~edge].ravel(), (pixels[edge, None] + self.disk).ravel()])
+            self.budget -= near.size
+            near = near[peak - self.values[near] < self.h]
+            near = np.unique(near[seen[near] != mark])
+            if (peak - self.lowered[near] < self.h).any():
+                return False
+            seen[near] = mark
+            if near.size:
+                waiting.append(near)
+        return True
