@@ -1,0 +1,88 @@
+"""What the demo shows."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from redis_consumer.demo.display import Board, Row, results_table, waited
+from redis_consumer.demo.score import Score
+
+DONE = {
+    "status": "done",
+    "created_at": "2026-11-23T10:00:00.000Z",
+    "finished_at": "2026-11-23T10:00:05.500000+00:00",
+    "total_time": "4.25",
+    "prediction_time": "2.5",
+    "postprocess_time": "0.755",
+}
+FAILED = {"status": "failed", "reason": "The image 'b.tif' cannot be read: it is empty"}
+
+
+def console(*, terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), width=160, force_terminal=terminal, markup=False)
+
+
+def printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_waiting_is_what_lies_before_the_claim() -> None:
+    assert waited(DONE) == "1.25"
+
+
+@pytest.mark.parametrize("gone", ["created_at", "finished_at", "total_time"])
+def test_waiting_is_unknown_without_its_fields(gone: str) -> None:
+    assert waited({name: text for name, text in DONE.items() if name != gone}) == "-"
+
+
+def test_the_table_has_every_image() -> None:
+    rows = [
+        Row("a", Path("a.tif"), DONE, "512 x 256", 14, Score(13, 14, 14), Path("out/a.zip")),
+        Row("b [red]", Path("b.tif"), FAILED),
+    ]
+    out = console()
+    out.print(results_table(rows))
+    lines = printed(out).splitlines()
+    [good] = [line.split() for line in lines if "out/a.zip" in line]
+    assert good == ["a", "512", "x", "256", "14", "0.929", "1.25", "2.50", "0.76", "out/a.zip"]
+    [bad] = [line for line in lines if "b [red]" in line]
+    assert bad.split("failed: ")[1].strip() == FAILED["reason"]
+
+
+def test_without_truth_there_is_no_score() -> None:
+    out = console()
+    out.print(results_table([Row("a", Path("a.tif"), DONE, "8 x 8", 1, None, Path("a.zip"))]))
+    assert "F1" not in printed(out)
+
+
+def test_each_new_status_is_a_line_where_there_is_no_terminal() -> None:
+    out = console()
+    board = Board(out, {"key": "cells"})
+    with board.shown():
+        news = [board.look("key", {"status": status}) for status in ("new", "started", "started", "done")]
+    assert news == [False, True, False, True]
+    assert [line.split()[-1] for line in printed(out).splitlines()] == ["started", "done"]
+
+
+def test_progress_is_news_but_no_line() -> None:
+    out = console()
+    board = Board(out, {"key": "cells"})
+    board.look("key", {"status": "predicting"})
+    assert board.look("key", {"status": "predicting", "progress": "50"})
+    assert len(printed(out).splitlines()) == 1
+
+
+def test_a_terminal_shows_the_last_state() -> None:
+    out = console(terminal=True)
+    board = Board(out, {"one": "cells", "two": "[bold]"})
+    with board.shown():
+        board.look("one", {"status": "done", "progress": "100"})
+        board.look("two", {"status": "predicting", "progress": "50"})
+    end = printed(out).splitlines()[-3:]
+    assert any("cells" in line and "done" in line for line in end)
+    assert any("[bold]" in line and "50 %" in line for line in end)
