@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-NOT_GIVEN = frozenset({"", "NA", "specify_me"})
+NOT_GIVEN = frozenset({"", "na", "specify_me"})
 """What the Kiosk's charts write for "no value": then the cloud's own chain is asked."""
-PUBLIC_HEADERS = {Cloud.GCS: {"x-goog-acl": "public-read"}, Cloud.S3: {"x-amz-acl": "public-read"}}
+PUBLIC = {"x-goog-acl": "public-read"}
+"""The header of a PUT that makes one object of GCS readable for everybody."""
 
 
 @dataclass(frozen=True, slots=True)
 class StorageOptions:
     """What can be chosen beside the bucket itself."""
 
-    acl: str = ""
-    """``public-read`` or ``private``; empty: public for results on gs://, as the Kiosk's readers need, else private."""
+    acl: str = "public-read"
+    """Who may read a result on gs://; ``private`` leaves it to the bucket.  Other clouds' are never public."""
     urls: str = "plain"
     """``plain`` or ``signed``: links that carry their permission for a week."""
     endpoint: str = ""
@@ -55,7 +56,7 @@ class StorageOptions:
     def given(self, name: str) -> str:
         """Return the option as text; empty where it holds one of the old words for "no value"."""
         value = str(getattr(self, name)).strip()
-        return "" if value in NOT_GIVEN else value
+        return "" if value.lower() in NOT_GIVEN else value
 
 
 def open_client(bucket: Bucket, options: StorageOptions, extra: ClientConfig) -> ObjectStore:
@@ -102,7 +103,7 @@ def _open_s3(bucket: Bucket, options: StorageOptions, common: dict[str, Any]) ->
 def _placeholders_hidden() -> Iterator[None]:
     """Take the chart's words for "no value" out of the environment, which obstore reads by itself, for a moment."""
     names = [name for name in ("AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if name in os.environ]
-    hidden = {name: os.environ.pop(name) for name in names if os.environ[name].strip() in NOT_GIVEN}
+    hidden = {name: os.environ.pop(name) for name in names if os.environ[name].strip().lower() in NOT_GIVEN}
     try:
         yield
     finally:

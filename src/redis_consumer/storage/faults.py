@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class AclRefused(AccessDenied):
-    """The bucket has no permissions of single objects (GCS: uniform access; S3: object ownership enforced)."""
+    """The bucket has no permissions of single objects (GCS: uniform access)."""
 
 
 NO_BUCKET = re.compile("<Code>(NoSuchBucket|ContainerNotFound)</Code>")
-NO_ACL = re.compile("uniform bucket-level access|<Code>AccessControlListNotSupported</Code>", re.IGNORECASE)
+NO_ACL = re.compile("uniform bucket-level access", re.IGNORECASE)
 NO_CREDENTIALS = re.compile(r"//169\.254\.169\.254/|//metadata\.google\.internal/|token request")
 HTTP_CLIENT_ERROR = 4
 LATER = frozenset({408, 425, 429})
@@ -41,7 +41,7 @@ def translated(error: Exception, key: str, bucket: Bucket) -> ConsumerError:
     if isinstance(error, FileNotFoundError):
         return ObjectNotFound(f"Object {key!r} is not in the bucket")
     if NO_ACL.search(str(error)):
-        return AclRefused("The bucket takes no public objects: set OUTPUT_ACL=private")
+        return AclRefused("The bucket takes no permissions of single objects")
     status = _status(error)
     refusal = _refusal(str(error), status, key)
     if refusal or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):

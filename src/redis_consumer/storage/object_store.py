@@ -26,7 +26,7 @@ from redis_consumer.errors import (
 )
 from redis_consumer.retry import call_with_retries
 from redis_consumer.storage.base import Upload
-from redis_consumer.storage.clients import PUBLIC_HEADERS, StorageOptions, check_folder, endpoint_of, open_client
+from redis_consumer.storage.clients import PUBLIC, StorageOptions, check_folder, endpoint_of, open_client
 from redis_consumer.storage.faults import AclRefused, is_missing_bucket, translated
 from redis_consumer.storage.keys import Addresses, Bucket, Cloud, check_key, local_name, output_key
 
@@ -63,10 +63,10 @@ class ObjectStorage:
         self._reader = open_client(bucket, options, {"read_timeout": timedelta(seconds=options.stall_seconds)})
         self._writer = self._reader if bucket.cloud is Cloud.MEMORY else open_client(bucket, options, {})
         self._publisher = self._writer
-        self.public_results = _wants_public(bucket, options, signed=self._signed)
+        self.public_results = bucket.cloud is Cloud.GCS and options.acl != "private" and not self._signed
         """Whether everybody may read the results; true is worth a warning at start."""
         if self.public_results:
-            self._publisher = open_client(bucket, options, {"default_headers": PUBLIC_HEADERS[bucket.cloud]})
+            self._publisher = open_client(bucket, options, {"default_headers": PUBLIC})
         self._addresses = Addresses(bucket, endpoint_of(self._reader, options), options.given("region"))
 
     def __repr__(self) -> str:
@@ -157,15 +157,14 @@ class ObjectStorage:
                 write(chunk)
 
     def _publish(self, key: str, path: Path) -> None:
-        """Store a result, readable for everybody where that is asked for, or usual and possible."""
+        """Store a result, readable for everybody where that is wanted and the bucket has such permissions."""
         try:
             self._patiently(key, lambda: self._put(self._publisher, key, path))
         except AclRefused:
-            if self._options.acl:
+            if self._publisher is self._writer:
                 raise
             log.warning(
-                "%s has no permissions of single objects: results are as public as the bucket is; "
-                "OUTPUT_ACL=private ends this message",
+                "%s takes no public objects: results are as readable as the bucket is (OUTPUT_ACL=private says so)",
                 self.bucket,
             )
             self._publisher = self._writer
@@ -189,14 +188,6 @@ def _wants_signed(bucket: Bucket, options: StorageOptions) -> bool:
     if options.urls == "signed" and bucket.cloud in (Cloud.FILE, Cloud.MEMORY):
         raise SettingsError(f"OUTPUT_URLS is 'signed': {str(bucket)!r} has no signed links; allowed is 'plain'")
     return options.urls == "signed"
-
-
-def _wants_public(bucket: Bucket, options: StorageOptions, *, signed: bool) -> bool:
-    if options.acl not in ("", "private", "public-read"):
-        raise SettingsError(f"OUTPUT_ACL is {options.acl!r}: allowed are 'public-read' and 'private'")
-    if options.acl == "public-read" and bucket.cloud not in PUBLIC_HEADERS:
-        raise SettingsError(f"OUTPUT_ACL is 'public-read': {str(bucket)!r} has no such thing; allowed is 'private'")
-    return options.acl == "public-read" or (not options.acl and bucket.cloud is Cloud.GCS and not signed)
 
 
 def _signed_url(store: ObjectStore, key: str) -> str:
