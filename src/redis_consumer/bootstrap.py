@@ -15,7 +15,7 @@ from redis_consumer.client import Client
 from redis_consumer.consumers import CONSUMERS, Consumer, Tools
 from redis_consumer.consumers.plugins import find_consumer
 from redis_consumer.errors import StorageUnavailable
-from redis_consumer.middleware import Every, Heartbeat, wrapped
+from redis_consumer.middleware import Every, Heartbeat, Once, wrapped
 from redis_consumer.models.batching import BatchLimits
 from redis_consumer.models.patience import PatientModelServer
 from redis_consumer.models.tf_serving import TensorFlowServing
@@ -46,6 +46,7 @@ def build_worker(settings: Settings) -> Worker:
     heartbeat = Heartbeat(settings.lease_seconds)
     sweeper = RedisSweeper(redis, lease_seconds=settings.lease_seconds)
     sweeping = Every(settings.lease_seconds / 2, sweeper.sweep, "sweep")
+    warming = Once(consumer_type.warm_up, "warm-up")
     process = secrets.token_hex(4)
 
     def tools(number: int) -> Tools:
@@ -63,7 +64,8 @@ def build_worker(settings: Settings) -> Worker:
     lanes = [
         build_lane(consumer_type, redis, storage, tools(number), heartbeat) for number in range(settings.concurrency)
     ]
-    return Worker(lanes, companions=[heartbeat, sweeping], drain_seconds=settings.drain_seconds, stopping=stopping)
+    companions = [heartbeat, sweeping, warming]
+    return Worker(lanes, companions=companions, drain_seconds=settings.drain_seconds, stopping=stopping)
 
 
 def build_lane(

@@ -69,6 +69,29 @@ class Every:
                 log.exception("The %s stumbled", self._name)
 
 
+class Once:
+    """A companion: calls `action` a single time, in a thread of its own, while the lanes claim already."""
+
+    def __init__(self, action: Callable[[], object], name: str) -> None:
+        self._action = action
+        self._name = name
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave it alone: what it prepares is of no use any more, and the process ends around it."""
+
+    def _run(self) -> None:
+        try:
+            self._action()
+        except Exception:
+            # The first job meets the same error, and can tell it to somebody.
+            log.exception("The %s stumbled", self._name)
+
+
 class Heartbeat(Every):
     """Renews the leases of all jobs in hand, in a thread that does nothing else.
 

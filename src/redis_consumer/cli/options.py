@@ -49,7 +49,15 @@ def add_settings_options(command: argparse.ArgumentParser) -> None:
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """Return the settings of the environment, an `--env-file` and `--set`."""
-    from redis_consumer.settings import Settings, read_env_file
+    from redis_consumer.settings import Settings
+
+    overrides, env_file = given_variables(arguments)
+    return Settings.from_environ(os.environ, overrides=overrides, env_file=env_file)
+
+
+def given_variables(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the variables of `--set` and those of the `--env-file`."""
+    from redis_consumer.settings import read_env_file
 
     overrides = {}
     for text in arguments.overrides:
@@ -57,8 +65,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         if not sign:
             raise SettingsError(f"--set is {text!r}: allowed is NAME=VALUE")
         overrides[name] = value
-    env_file = read_env_file(arguments.env_file) if arguments.env_file else {}
-    return Settings.from_environ(os.environ, overrides=overrides, env_file=env_file)
+    return overrides, read_env_file(arguments.env_file) if arguments.env_file else {}
 
 
 def start_logging(level: str) -> None:

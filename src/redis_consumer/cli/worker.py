@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from typing import TYPE_CHECKING
 
-from redis_consumer.cli.options import OK, add_settings_options, new_command, settings_of, start_logging
+from redis_consumer.cli.options import (
+    OK,
+    add_settings_options,
+    given_variables,
+    new_command,
+    settings_of,
+    start_logging,
+)
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from redis_consumer.cli.options import Commands
     from redis_consumer.worker import Worker
@@ -41,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from redis_consumer.bootstrap import build_worker
 
     settings = settings_of(arguments)
+    export(*given_variables(arguments))
     start_logging(settings.log_level)
     worker = build_worker(settings)
     stop_on_signals(worker)
@@ -48,6 +58,15 @@ def run(arguments: argparse.Namespace) -> int:
     worker.run()
     log.info("Stopped")
     return OK
+
+
+def export(overrides: Mapping[str, str], env_file: Mapping[str, str]) -> None:
+    """Put `--set` and the `--env-file` into the environment, for consumers that read variables of their own there.
+
+    As with the settings, `--set` wins over the environment, and that over the file; blank means "not set".
+    """
+    unset = {name: value for name, value in env_file.items() if not os.environ.get(name, "").strip()}
+    os.environ.update(unset | {name: value for name, value in overrides.items() if value.strip()})
 
 
 def stop_on_signals(worker: Worker) -> None:

@@ -72,6 +72,10 @@ class Consumer:
         self._redis_hash = ""
         self._redis_values: dict[str, str] = {}
 
+    @staticmethod
+    def warm_up() -> None:
+        """Load what the first job would wait for: called once, in a thread beside the lanes.  Nothing, by default."""
+
     def equip(self, tools: Tools) -> None:
         """Give the consumer its tools; called once, before the first job."""
         self.tools = tools

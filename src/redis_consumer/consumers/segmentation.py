@@ -11,7 +11,7 @@ from redis_consumer.arrays import Labels
 from redis_consumer.consumers.image import ImageConsumer, channel_indexes
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import Status
-from redis_consumer.processing import POST_PROCESSES, PRE_PROCESSES, chain
+from redis_consumer.processing import POST_PROCESSES, PRE_PROCESSES, chain, warm_up
 from redis_consumer.processing.rescale import resize, scaled_size
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class ImageFileConsumer(ImageConsumer):
 
     preprocess: ClassVar[str] = "histogram_normalization"
     postprocess: ClassVar[str] = "deep_watershed"
+
+    @staticmethod
+    def warm_up() -> None:
+        """Load the libraries of the array functions."""
+        warm_up()
 
     def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
         """Do the whole job; the result has the size of `image`."""
