@@ -28,6 +28,7 @@ from redis_consumer.worker import Lane, Worker
 
 if TYPE_CHECKING:
     from redis_consumer.settings import Settings
+    from redis_consumer.worker import Companion
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def build_worker(settings: Settings) -> Worker:
     lanes = [
         build_lane(consumer_type, redis, storage, tools(number), heartbeat) for number in range(settings.concurrency)
     ]
-    companions = [heartbeat, sweeping, warming]
+    companions: list[Companion] = [heartbeat, sweeping, warming]
     return Worker(lanes, companions=companions, drain_seconds=settings.drain_seconds, stopping=stopping)
 
 
