@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from redis_consumer.demo.score import Score
 
-WIDE = 200
-"""Columns of a file or a pipe: nobody wants paths folded there."""
+WIDE = 400
+"""Columns of a file or a pipe: nobody wants paths and reasons folded there."""
 STYLES: Mapping[str, str] = {Status.DONE: "green", Status.FAILED: "red", Status.NEW: "dim"}
 UNKNOWN = "-"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -91,8 +92,8 @@ class Child:
 
     def stop(self) -> None:
         """End it: asked first, then killed."""
-        if self.process.poll() is None:
-            self.process.terminate()
+        self.process.send_signal(signal.SIGCONT)  # a stopped process hears nothing else
+        self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -178,7 +179,7 @@ class Stack:
         words = ["serve-models", str(self._models), "--port", "0"]
         child = self._start_process("the model server", words, log, {})
         deadline = time.monotonic() + START_SECONDS
-        while not (found := re.search(r"listening on (\S+):(\d+)", log.read_text(errors="replace"))):
+        while not (found := re.search(r"listening on (\S+):(\d+)\s", log.read_text(errors="replace"))):
             self.check()
             if time.monotonic() > deadline:
                 raise ProcessDied(child, f"does not listen after {START_SECONDS:g} s")
@@ -218,6 +219,8 @@ def settings_of(bucket: Path, address: Mapping[str, str]) -> dict[str, str]:
         # Cameras give more than the Kiosk's 2048 pixels.
         "MAX_IMAGE_HEIGHT": "8192",
         "MAX_IMAGE_WIDTH": "8192",
+        # A Redis on this machine that does not answer at once is dead.
+        "REDIS_TIMEOUT": "0",
         # A laptop's processor is no GPU.
         "GRPC_TIMEOUT": "120",
         "MODEL_WAIT": "60",
