@@ -1,7 +1,7 @@
 """Images and label images of another size, pixel for pixel as the models saw them in training.
 
-Every rule is separable, so a plane is resized along its rows, then along its columns, in float32.  The rules for
-one channel and for several differ; so do the models that were trained with either.
+The rules for one channel and for several differ: so do the models, which were trained with either.  Planes are
+resized one by one, along one axis after the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from redis_consumer.arrays import AnyArray
 
-    Floats = npt.NDArray[np.float32]
+    Floats = npt.NDArray[np.floating]
+    Doubles = npt.NDArray[np.float64]
     Indices = npt.NDArray[np.intp]
 
 
@@ -50,41 +51,57 @@ def resize(data: AnyArray, shape: tuple[int, int], *, labels: bool = False) -> A
     result = np.empty((*data.shape[:first], *shape, data.shape[-1]), data.dtype)
     frames = zip(data, result, strict=True) if first else [(data, result)]
     for frame, out in frames:
-        values = frame.astype(np.float32)
-        for axis, size in enumerate(shape):
-            values = _interpolate(values, size, axis, single=single)
-        out[...] = values
+        for channel in range(data.shape[-1]):
+            plane = frame[..., channel].astype(np.float32)
+            out[..., channel] = _clamped(plane, shape) if single else _smoothed(plane, shape)
     return result
 
 
 def _nearest(size: int, new: int, *, single: bool) -> Indices:
     """Return for every new pixel the old one."""
-    offset = 0.0 if single else 0.5
-    return np.minimum(((np.arange(new) + offset) * size / new).astype(np.intp), size - 1)
+    # One over the inverse, as OpenCV has it: it may round down, and then whole multiples fall on the pixel before.
+    position = np.arange(new) * (1 / (new / size)) if single else (np.arange(new) + 0.5) * size / new
+    return np.minimum(position.astype(np.intp), size - 1)
 
 
-def _interpolate(values: Floats, new: int, axis: int, *, single: bool) -> Floats:
-    """Resize along one axis.  Nothing happens where the size is the same."""
-    size = values.shape[axis]
-    if size == new:
-        return values
-    sigma = (size / new - 1) / 2
-    if not single and sigma > 0:
-        values = scipy.ndimage.gaussian_filter1d(values, sigma, axis=axis, mode="constant")
+def _clamped(plane: Floats, shape: tuple[int, int]) -> Floats:
+    """Interpolate `plane`, edges repeated: in float32 and columns first, as OpenCV does, nearly to the last bit."""
+    for axis in (1, 0):
+        lower, weight = _positions(plane.shape[axis], shape[axis])
+        last = plane.shape[axis] - 1
+        below, above = (plane.take(np.clip(lower + i, 0, last), axis=axis) for i in (0, 1))
+        above -= below
+        above *= weight.astype(np.float32).reshape(_along(axis))
+        above += below
+        plane = above
+    return plane
+
+
+def _smoothed(plane: Floats, shape: tuple[int, int]) -> Doubles:
+    """Smooth `plane` as far as it shrinks, and interpolate in float64, zero beyond the border: as scikit-image does."""
+    sigma = [max((size / new - 1) / 2, 0) for size, new in zip(plane.shape, shape, strict=True)]
+    smooth = scipy.ndimage.gaussian_filter(plane, sigma, mode="constant") if any(sigma) else plane
+    values = smooth.astype(np.float64)
+    for axis in (0, 1):
+        lower, weight = _positions(plane.shape[axis], shape[axis])
+        values = _part(values, lower, 1 - weight, axis) + _part(values, lower + 1, weight, axis)
+    return values
+
+
+def _positions(size: int, new: int) -> tuple[Indices, Doubles]:
+    """Return for every new pixel's centre the old pixel below it, and how far it is towards the next one."""
     position = (np.arange(new) + 0.5) * (size / new) - 0.5
-    if single:
-        position = np.clip(position, 0, size - 1)
     lower = np.floor(position)
-    upper_weight = (position - lower).astype(np.float32)
-    result = _weighted(values, lower.astype(np.intp), 1 - upper_weight, axis)
-    result += _weighted(values, lower.astype(np.intp) + 1, upper_weight, axis)
-    return result
+    return lower.astype(np.intp), position - lower
 
 
-def _weighted(values: Floats, index: Indices, weight: Floats, axis: int) -> Floats:
+def _part(values: Doubles, index: Indices, weight: Doubles, axis: int) -> Doubles:
     """Return `values` at `index` along `axis`, times `weight`; what lies outside counts as zero."""
     last = values.shape[axis] - 1
-    weight = np.where((index >= 0) & (index <= last), weight, np.float32(0))
-    taken = values.take(np.clip(index, 0, last), axis=axis)
-    taken *= weight.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
-    return taken
+    inside = (index >= 0) & (index <= last)
+    return values.take(np.clip(index, 0, last), axis=axis) * np.where(inside, weight, 0).reshape(_along(axis))
+
+
+def _along(axis: int) -> tuple[int, int]:
+    """Return the shape of weights, one for each row (axis 0) or column (axis 1) of a plane."""
+    return (-1, 1) if axis == 0 else (1, -1)

@@ -77,7 +77,7 @@ class Axis:
         """Yield the weights of each tile's pixels: less than 1 only where it overlaps a neighbour."""
         overlap = self.tile - self.stride
         last = self.count - 1
-        return (_window(self.tile, overlap if i else 0, overlap if i < last else 0) for i in range(self.count))
+        return (window(self.tile, overlap if i else 0, overlap if i < last else 0) for i in range(self.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def _blend(canvas: npt.NDArray[np.float64], tiles: AnyArray, grid: TileGrid) -> 
         canvas[y, x] += piece * wy[:, None, None] * wx[:, None]
 
 
-def _window(size: int, left: int, right: int) -> npt.NDArray[np.float64]:
+def window(size: int, left: int, right: int) -> npt.NDArray[np.float64]:
     """Return the weights along one axis of a tile that overlaps its neighbours by `left` and `right` pixels."""
     weights = np.ones(size)
     weights[:left] = _ramp(left)
