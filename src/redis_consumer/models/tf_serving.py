@@ -162,7 +162,7 @@ class TensorFlowServing:
         """Raise ServerNotReady where the model is on its way, and the reason where its loading failed."""
         try:
             states = self.states(model).values()
-        except ModelNotFound:
+        except (ModelNotFound, PredictionFailed):  # not every server that predicts can tell its states
             return
         if any(status.state in _COMING for status in states):
             raise ServerNotReady(f"Model {model} is still being loaded: {error}") from error

@@ -227,6 +227,14 @@ def test_a_model_that_could_not_be_loaded_says_why(
     assert not pauses
 
 
+def test_a_server_that_cannot_tell_its_states_is_believed(client: TensorFlowServing, script: Script) -> None:
+    script.say(messages.PREDICT, NOT_FOUND)
+    script.say(messages.GET_MODEL_STATUS, (Code.UNIMPLEMENTED, "Method not found!"))
+    with pytest.raises(ModelNotFound, match="Specific"):
+        client.predict(MODEL, {"x": IMAGE})
+    assert script.calls(messages.PREDICT) == 3
+
+
 def test_states_and_readiness_are_told(client: TensorFlowServing, script: Script) -> None:
     assert not client.ready(MODEL)
     available = pb.ModelVersionStatus.AVAILABLE
