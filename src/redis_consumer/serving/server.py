@@ -28,6 +28,8 @@ MAX_QUEUED = 32
 _SPARE_THREADS = 8
 """For questions about models and health, which must be answered while predictions wait."""
 _STOP_SECONDS = 5.0
+_SIGNAL_SECONDS = 1.0
+"""A signal that the system gives to another thread does not wake ours: a wait for it must end now and then."""
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -104,7 +106,8 @@ def serve_models(
     server = EmbeddedServer(directory, max_batch_size=max_batch_size, max_in_flight=max_in_flight, threads=threads)
     try:
         announce(f"listening on {host}:{server.start(host, port)}")
-        stopped.wait()
+        while not stopped.wait(_SIGNAL_SECONDS):
+            pass
     finally:
         server.stop()
         for number, handler in before.items():
