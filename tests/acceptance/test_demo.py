@@ -212,6 +212,7 @@ def test_a_process_that_dies_ends_the_demo_with_its_name(
     demo = start(write(tmp_path / "cells.tif", field_of_view(6)))
     demo.wait_for("are running")
     os.kill(demo.find("serve-models"), signal.SIGSTOP)  # or the job might be done too soon
+    demo.wait_for("predicting")
     os.kill(demo.find(command), signal.SIGKILL)
     assert demo.end() == 1
     lines = demo.errors.read_text().splitlines()
