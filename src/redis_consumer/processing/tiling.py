@@ -115,7 +115,7 @@ def tile(
         widths = [plan.padding if i == axis else (0, 0) for i in range(4)]
         padded = np.pad(padded, widths, mode="reflect" if plan.short else pad_mode)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (rows.tile, columns.tile), axis=(1, 2))
-    tiles = windows[:, :: rows.stride, :: columns.stride].transpose(0, 1, 2, 4, 5, 3)
+    tiles = windows[:, :: rows.stride, :: columns.stride].transpose(0, 1, 2, 4, 5, 3).copy()
     blended = (
         min(rows.count, columns.count) > 1 and min(size) >= _SMALLEST_BLENDED and stride_ratio >= _LEAST_BLENDED_RATIO
     )

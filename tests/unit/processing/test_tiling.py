@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from redis_consumer.processing import cut, join, tile, untile
+from redis_consumer.processing.tiling import Axis, window
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def numbered(*shape: int) -> npt.NDArray[Any]:
+    return np.random.default_rng(1).random(shape, np.float32)
+
+
+sizes = st.integers(1, 90)
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), sizes, sizes, st.integers(1, 2)),
+    size=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+    ratio=st.sampled_from([0.25, 0.5, 0.6, 0.75, 1.0]),
+    pad_mode=st.sampled_from(["reflect", "constant"]),
+)
+def test_tiles_put_together_are_the_image(
+    shape: tuple[int, int, int, int], size: tuple[int, int], ratio: float, pad_mode: Literal["reflect", "constant"]
+) -> None:
+    image = numbered(*shape)
+    tiles, grid = tile(image, size, ratio, pad_mode)
+    assert tiles.shape == (grid.count, *size, shape[-1])
+    # Blended weights add up to slightly more than 1: most in the corner of the smallest overlaps.
+    overlaps = [a.tile - a.stride for a in (grid.rows, grid.columns)]
+    gain = np.prod([1 / (1 - 1 / (2 * o * o)) if o else 1 for o in overlaps]) if grid.blended else 1
+    together = np.asarray(untile(tiles, grid), np.float32)
+    assert np.all(together >= image - 1e-6)
+    assert np.all(together <= image * gain + 1e-6)
+
+
+@given(size=st.integers(1, 3000), side=st.integers(1, 600), ratio=st.floats(0.01, 1))
+def test_tiles_cover_an_axis_without_a_gap(size: int, side: int, ratio: float) -> None:
+    axis = Axis.of(size, side, ratio)
+    spans = list(axis.spans())
+    assert spans[0].start == 0
+    assert spans[-1].stop == axis.padded
+    assert all(later.start <= earlier.stop for earlier, later in pairwise(spans))
+    assert sum(axis.padding) + size == axis.padded
+    assert min(axis.padding) >= 0
+
+
+def test_tiles_stand_by_frame_row_and_column() -> None:
+    image = numbered(2, 8, 8, 1)
+    tiles, grid = tile(image, (4, 4), 1.0)
+    assert (grid.rows.count, grid.columns.count) == (2, 2)
+    np.testing.assert_array_equal(tiles[1], image[0, :4, 4:])
+    np.testing.assert_array_equal(tiles[2], image[0, 4:, :4])
+    np.testing.assert_array_equal(tiles[4], image[1, :4, :4])
+
+
+def test_a_short_axis_is_reflected_and_a_long_one_tiled() -> None:
+    image = numbered(1, 5, 40, 1)
+    tiles, grid = tile(image, (8, 16), pad_mode="constant")
+    assert tiles.shape[1:3] == (8, 16)
+    assert grid.columns.count == 3
+    padded = np.pad(image[0, :, :, 0], [(1, 2), (0, 0)], mode="reflect")
+    np.testing.assert_array_equal(tiles[1, :, :, 0], padded[:, grid.columns.stride :][:, :16])
+
+
+def test_a_single_pixel_fills_a_tile() -> None:
+    tiles, grid = tile(np.full((1, 1, 1, 1), 7, np.float32), (4, 6))
+    np.testing.assert_array_equal(tiles, np.full((1, 4, 6, 1), 7))
+    np.testing.assert_array_equal(untile(tiles, grid), [[[[7]]]])
+
+
+def test_predictions_may_have_other_channels_and_types() -> None:
+    tiles, grid = tile(numbered(2, 50, 60, 1), (32, 32))
+    predicted = np.repeat(tiles, 3, axis=-1).astype(np.float16)
+    together = untile(predicted, grid)
+    assert together.shape == (2, 50, 60, 3)
+    assert together.dtype == np.float16
+
+
+def test_neighbouring_tiles_fade_into_each_other() -> None:
+    tiles, grid = tile(np.zeros((1, 100, 100, 1), np.float32), (64, 64))
+    assert grid.blended
+    tiles[:] = np.arange(len(tiles))[:, None, None, None]
+    row = untile(tiles, grid)[0, 0, :, 0]
+    assert row[0] == 0
+    assert row[-1] == 1
+    assert np.abs(np.diff(row)).max() < 0.2
+
+
+def test_with_one_row_of_tiles_the_later_one_wins() -> None:
+    tiles, grid = tile(np.zeros((1, 64, 100, 1), np.float32), (64, 64))
+    assert not grid.blended
+    tiles[:] = np.arange(len(tiles))[:, None, None, None]
+    assert set(np.unique(untile(tiles, grid))) == {0, 1}
+
+
+@pytest.mark.parametrize(("size", "left", "right"), [(64, 16, 16), (33, 9, 0), (40, 0, 1)])
+def test_a_window_is_one_but_for_its_overlaps(size: int, left: int, right: int) -> None:
+    weights = window(size, left, right)
+    assert (weights > 0).all()
+    assert weights.max() == 1
+    assert (weights[left : size - right] == 1).all()
+    assert (np.diff(weights[:left]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "arguments"),
+    [
+        (numbered(8, 8, 1), ((4, 4),)),
+        (np.zeros((1, 0, 8, 1), np.float32), ((4, 4),)),
+        (numbered(1, 8, 8, 1), ((0, 4),)),
+        (numbered(1, 8, 8, 1), ((4, 4), 0.0)),
+        (numbered(1, 8, 8, 1), ((4, 4), 1.5)),
+    ],
+)
+def test_what_cannot_be_tiled_is_refused(image: npt.NDArray[Any], arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match=r"cannot cut|stride ratio"):
+        tile(image, *arguments)
+
+
+def test_tiles_of_another_grid_are_refused() -> None:
+    tiles, grid = tile(numbered(1, 40, 40, 1), (16, 16))
+    for wrong in (tiles[1:], tiles[:, 1:], tiles[..., 0]):
+        with pytest.raises(ValueError, match="tiles have shape"):
+            untile(wrong, grid)
+
+
+@given(rows=sizes, columns=sizes, cuts=st.integers(1, 5), field=st.integers(1, 31), frames=st.integers(1, 2))
+def test_blocks_put_together_are_the_image(rows: int, columns: int, cuts: int, field: int, frames: int) -> None:
+    image = numbered(frames, rows, columns, 2)
+    cuts = min(cuts, rows, columns)
+    blocks, grid = cut(image, cuts, field)
+    assert len(blocks) == frames * cuts**2
+    np.testing.assert_array_equal(join(blocks, grid), image)
+
+
+def test_a_block_has_the_field_of_each_of_its_pixels() -> None:
+    image = numbered(1, 20, 20, 1)
+    blocks, _ = cut(image, 2, 7)
+    assert blocks.shape == (4, 16, 16, 1)
+    np.testing.assert_array_equal(blocks[3, :13, :13], image[0, 7:, 7:])
+
+
+@pytest.mark.parametrize(("cuts", "field"), [(0, 61), (9, 61), (2, 0)])
+def test_what_cannot_be_cut_is_refused(cuts: int, field: int) -> None:
+    with pytest.raises(ValueError, match="cannot cut"):
+        cut(numbered(1, 8, 8, 1), cuts, field)
+
+
+def test_blocks_of_another_grid_are_refused() -> None:
+    blocks, grid = cut(numbered(1, 8, 8, 1), 2, 3)
+    with pytest.raises(ValueError, match="blocks have shape"):
+        join(blocks[1:], grid)
