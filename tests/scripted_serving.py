@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,10 +23,21 @@ class Script:
         self.answers: dict[str, list[bytes | tuple[grpc.StatusCode, str]]] = {}
         self.requests: list[tuple[str, bytes]] = []
         self.peers: set[str] = set()
+        self._held: dict[str, Callable[[], object]] = {}
+        self._free = threading.Event()
 
     def say(self, method: str, *answers: bytes | tuple[grpc.StatusCode, str]) -> None:
         """Answer one after the other; the last one for ever."""
         self.answers[method] = list(answers)
+
+    def hold(self, method: str, *, then: Callable[[], object]) -> None:
+        """Keep calls of this method waiting, after having done something."""
+        self._held[method] = then
+
+    def let_go(self) -> None:
+        """Answer the calls that wait, and all that come."""
+        self._held.clear()
+        self._free.set()
 
     def calls(self, method: str) -> int:
         return sum(1 for name, _ in self.requests if name == method)
@@ -33,6 +45,9 @@ class Script:
     def answer(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
         self.requests.append((method, request))
         self.peers.add(context.peer())
+        if method in self._held:
+            self._held[method]()
+            self._free.wait(60)
         left = self.answers[method]
         answer = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(answer, tuple):

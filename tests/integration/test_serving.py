@@ -393,6 +393,12 @@ def test_a_missing_folder_and_a_taken_port_stop_the_start(tmp_path: Path, addres
     server.stop()
 
 
+@pytest.mark.parametrize("name", ["max_batch_size", "max_in_flight", "threads"])
+def test_a_number_below_one_stops_the_start(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match=f"--{name.replace('_', '-')} is 0: allowed"):
+        EmbeddedServer(tmp_path, **{name: 0})
+
+
 def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtra, match=r"kiosk-redis-consumer\[demo\]"):

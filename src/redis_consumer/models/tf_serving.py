@@ -6,11 +6,12 @@ either succeeds or fails at once, except that a model that was not found is aske
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 
@@ -42,6 +43,8 @@ Result = TypeVar("Result")
 
 _QUESTION_SECONDS = 10.0
 """Time limit of the calls that carry no image."""
+_LOOK_SECONDS = 0.2
+"""How long it takes at most to notice `stop`; a reply is noticed at once."""
 _PAUSES = (5.0, 5.0)
 """Between the three tries for a model that was not found."""
 _TOO_LARGE = re.compile(r"Task size \d+ is larger than maximum (?:input )?batch size (\d+)")
@@ -80,6 +83,7 @@ class TensorFlowServing:
         self._timeout_seconds = timeout_seconds
         self._describe_seconds = describe_seconds
         self._pause = pause
+        self._stop: Callable[[], bool] = lambda: False
         self._signatures: dict[ModelId, tuple[float, Signature]] = {}
         self._lock = threading.Lock()
         options = _options(max_message_bytes)
@@ -90,6 +94,15 @@ class TensorFlowServing:
             return grpc.secure_channel(address, credentials, options)
 
         self._channels = Channels(open_channel, recycle_seconds=recycle_seconds)
+
+    def stopped_by(self, stop: Callable[[], bool]) -> Self:
+        """Return a server that gives up a call in flight, with ServerNotReady, once `stop` says so.
+
+        It shares channels and signatures with this one: one for each lane, or for each job, costs nothing.
+        """
+        twin = copy.copy(self)
+        twin._stop = stop  # noqa: SLF001 - our own twin
+        return twin
 
     def describe(self, model: ModelId) -> tuple[TensorSpec, ...]:
         """Return the inputs of the signature ``serving_default``, sorted by name."""
@@ -176,13 +189,21 @@ class TensorFlowServing:
             seconds = min(seconds, _QUESTION_SECONDS)
         with self._channels.borrow() as channel:
             try:
-                reply: bytes = channel.unary_unary(method, None, None)(request, timeout=seconds)
+                return self._wait(channel.unary_unary(method, None, None).future(request, timeout=seconds))
             except grpc.RpcError as error:
                 failure = translated(error, model, self.address)
                 if not isinstance(failure, JobRejected):
                     self._channels.retire(channel)  # another pod may stand behind the next one
                 raise failure from error
-            return reply
+
+    def _wait(self, call: grpc.CallFuture[bytes]) -> bytes:
+        while True:
+            try:
+                return call.result(_LOOK_SECONDS)
+            except grpc.FutureTimeoutError:
+                if self._stop():
+                    call.cancel()  # type: ignore[no-untyped-call] # grpc-stubs left it open
+                    raise ServerNotReady(f"Gave up the call to the model server {self.address}") from None
 
 
 def translated(error: grpc.RpcError, model: ModelId, address: str) -> ConsumerError:

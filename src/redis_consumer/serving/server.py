@@ -54,6 +54,7 @@ class EmbeddedServer:
         threads: int = 2,
         poll_seconds: float = 1.0,
     ) -> None:
+        _check(max_batch_size=max_batch_size, max_in_flight=max_in_flight, threads=threads)
         self._folder = folder
         self._poll_seconds = poll_seconds
         self._repository = Repository(folder, partial(OnnxModel, threads=threads))
@@ -112,6 +113,13 @@ def serve_models(
         server.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _check(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            option = name.replace("_", "-")
+            raise SettingsError(f"serve-models: --{option} is {number}: allowed are whole numbers from 1")
 
 
 def _handlers(service: Service) -> list[grpc.GenericRpcHandler[bytes, bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import grpc
@@ -257,6 +258,17 @@ def test_nobody_there_is_not_ready(free_port: int) -> None:
     with pytest.raises(ServerNotReady):
         client.predict(MODEL, {"x": IMAGE})
     client.close()
+
+
+def test_a_call_in_flight_is_given_up_when_told_so(client: TensorFlowServing, script: Script) -> None:
+    client.describe(MODEL)
+    stop = threading.Event()
+    script.hold(messages.PREDICT, then=stop.set)
+    impatient = client.stopped_by(stop.is_set)
+    with pytest.raises(ServerNotReady, match="Gave up"):
+        impatient.predict(MODEL, {"x": IMAGE})
+    script.let_go()
+    assert list(client.predict(MODEL, {"x": IMAGE})) == ["a", "b"]
 
 
 def test_a_closed_client_is_not_ready(client: TensorFlowServing) -> None:
