@@ -28,6 +28,8 @@ WIDE = 400
 """Columns of a file or a pipe: nobody wants paths and reasons folded there."""
 STYLES: Mapping[str, str] = {Status.DONE: "green", Status.FAILED: "red", Status.NEW: "dim"}
 UNKNOWN = "-"
+SECONDS = ("waiting\ns", "predicting\ns", "post-\nprocessing\ns")
+"""Headings, narrow enough for a terminal of 80 columns."""
 
 
 def open_console() -> Console:
@@ -110,9 +112,9 @@ class Row:
 def results_table(rows: Sequence[Row]) -> Table:
     """Return the table of results; the column F1 only where some truth is known."""
     scored = any(row.score for row in rows)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("image", overflow="fold")
-    for heading in ("size", "nuclei", *(("F1",) if scored else ()), "waiting s", "predicting s", "post-processing s"):
+    for heading in ("size", "nuclei", *(("F1",) if scored else ()), *SECONDS):
         table.add_column(heading, justify="right")
     table.add_column("result", overflow="fold")
     for row in rows:
@@ -123,14 +125,14 @@ def results_table(rows: Sequence[Row]) -> Table:
 def cells(row: Row, *, scored: bool) -> list[str | Text]:
     """Return the cells of one row."""
     f1 = [f"{row.score.f1:.3f}" if row.score else UNKNOWN] if scored else []
-    seconds = [waited(row.fields), *(in_seconds(row.fields.get(f"{stage}_time")) for stage in STAGES)]
+    seconds = [
+        waited(row.fields),
+        *(in_seconds(row.fields.get(name)) for name in ("prediction_time", "postprocess_time")),
+    ]
     found, end = str(row.found), Text(str(row.result))
     if not row.done:
         found, end = UNKNOWN, Text(f"failed: {row.fields.get('reason', '')}", "red")
     return [row.name, row.size, found, *f1, *seconds, end]
-
-
-STAGES = ("prediction", "postprocess")
 
 
 def waited(fields: Mapping[str, str]) -> str:

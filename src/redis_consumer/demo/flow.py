@@ -85,7 +85,7 @@ def unpacked(client: Client, picture: Picture, fields: Mapping[str, str], output
     shutil.move(client.fetch(fields, scratch / "results"), outputs.zip)
     labels = unpack(outputs, picture.path)
     found = None if picture.truth is None else score(labels[0], picture.truth)
-    size = " x ".join(str(side) for side in labels.shape if side > 1)
+    size = " x ".join(map(str, labels.shape if len(labels) > 1 else labels.shape[1:]))
     return Row(picture.name, picture.path, fields, size, count(labels), found, outputs.zip)
 
 

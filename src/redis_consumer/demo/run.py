@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ def run_demo(images: Sequence[Path], output: Path, *, keep: bool) -> int:
     """
     check_extra()
     check_images(images)
+    if output.exists() and not output.is_dir():
+        raise SettingsError(f"--output is {str(output)!r}: allowed is a folder, or a name for a new one")
     from redis_consumer.demo import flow
     from redis_consumer.demo.display import open_console
     from redis_consumer.demo.signals import Signals
@@ -53,7 +56,7 @@ def check_extra() -> None:
 def check_images(images: Sequence[Path]) -> None:
     """Refuse what is no single image file before anything is started."""
     for image in images:
-        if not image.is_file():
-            raise SettingsError(f"IMAGE is {str(image)!r}: allowed is a file that exists")
+        if not (image.is_file() and os.access(image, os.R_OK)):
+            raise SettingsError(f"IMAGE is {str(image)!r}: allowed is a file that exists and can be read")
         if image.suffix.lower() == ".zip":
             raise SettingsError(f"IMAGE is {str(image)!r}: allowed is an image, archives are for `submit`")

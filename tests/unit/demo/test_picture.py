@@ -54,7 +54,7 @@ def test_a_thicker_line_grows_inwards() -> None:
 
 
 def test_colour_is_on_the_outlines_alone() -> None:
-    labels = blobs(side=800)
+    labels = blobs(side=400)
     image = np.random.default_rng(2).normal(100, 20, labels.shape)
     picture = overlay(image, labels)
     lines = outlines(labels)
