@@ -63,6 +63,29 @@ def save_sum(folder: Path, name: str) -> Path:
     )
 
 
+def save_nuclei(folder: Path, name: str, version: int, *, threshold: float = 0.3, size: int | None = None) -> Path:
+    """Write a stand-in for a nuclei model: both heads are relu(mean of 9 x 9 pixels - `threshold`).
+
+    It takes images of any size, or of `size` x `size` pixels only.
+    """
+    shape = ["N", size, size, 1]
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["mean"], kernel_shape=[9, 9], pads=[4] * 4, count_include_pad=0),
+        helper.make_node("Sub", ["mean", "threshold"], ["above"]),
+        helper.make_node("Relu", ["above"], ["head"]),
+    ]
+    heads = ("semantic_0", "semantic_1")
+    nodes += [helper.make_node("Transpose", ["head"], [head], perm=[0, 2, 3, 1]) for head in heads]
+    return _save(
+        folder / name / str(version),
+        nodes,
+        [helper.make_tensor_value_info("image", FLOAT, shape)],
+        [helper.make_tensor_value_info(head, FLOAT, shape) for head in heads],
+        [helper.make_tensor("threshold", FLOAT, [], [threshold])],
+    )
+
+
 def _save(
     folder: Path,
     nodes: list[onnx.NodeProto],
