@@ -18,6 +18,7 @@ import numpy as np
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import Job, ModelId, Status
 from redis_consumer.models.batching import BatchLimits
+from redis_consumer.wire.tensors import data_type_of, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,7 +149,7 @@ class TensorFlowServingConsumer(Consumer):
         return [
             {
                 "in_tensor_name": spec.name,
-                "in_tensor_dtype": f"DT_{'FLOAT' if spec.dtype == np.float32 else str(spec.dtype).upper()}",
+                "in_tensor_dtype": type_name(data_type_of(spec.dtype)),
                 "in_tensor_shape": ",".join("-1" if n is None else str(n) for n in spec.shape or ()),
             }
             for spec in self._inputs(self.model_id(model_name, model_version))

@@ -120,6 +120,8 @@ class TensorFlowServing:
             raise InvalidModelInput(f"Model {model}: {error}") from error
         try:
             reply = self._insist(model, lambda: self._call(messages.PREDICT, request, model))
+        except BatchTooLarge:
+            raise
         except InvalidModelInput:
             self._forget(model)  # the model may have changed under its name
             raise
@@ -286,6 +288,8 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", max_message_bytes),
         # Without it a new channel to the same address shares the old connection, and so the old pod.
         ("grpc.use_local_subchannel_pool", 1),
+        # It stands in our cluster or on our machine; http_proxy is for the web.
+        ("grpc.enable_http_proxy", 0),
         # A server that is there again is found again within seconds, not minutes.
         ("grpc.initial_reconnect_backoff_ms", 500),
         ("grpc.min_reconnect_backoff_ms", 5_000),
