@@ -82,11 +82,16 @@ class Board:
         return True
 
     def render(self) -> Table:
-        """Return the lines as they are now."""
+        """Return the lines as they are now; where the terminal is too low for all, what is in work comes first."""
         grid = Table.grid(padding=(0, 2))
-        for line in self._lines.values():
+        lines, room = list(self._lines.values()), max(self._console.height - 2, 1)
+        if len(lines) > room:
+            lines = sorted(lines, key=lambda line: (line.ended is not None, line.status == Status.NEW))[:room]
+        for line in lines:
             part = f"{line.progress} %" if line.progress and line.status not in FINAL else ""
             grid.add_row(line.name, f"{line.seconds:6.1f} s", Text(line.status, STYLES.get(line.status, "cyan")), part)
+        ended = sum(line.ended is not None for line in self._lines.values())
+        grid.add_row(Text(f"{ended} of {len(self._lines)}", "dim"))
         return grid
 
 

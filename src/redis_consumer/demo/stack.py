@@ -170,7 +170,10 @@ class Stack:
 
     def _start_redis(self) -> dict[str, str]:
         with self._signals.held():
-            server = start_redis(self.logs)
+            try:
+                server = start_redis(self.logs)
+            except RuntimeError as error:
+                raise ConsumerError(str(error)) from error
             self._cleanup.callback(server.stop)
         self._children.append(Child("Redis", server.process, server.log))
         return {"REDIS_HOST": server.host, "REDIS_PORT": str(server.port)}

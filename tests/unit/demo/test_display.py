@@ -83,6 +83,20 @@ def test_a_terminal_shows_the_last_state() -> None:
     with board.shown():
         board.look("one", {"status": "done", "progress": "100"})
         board.look("two", {"status": "predicting", "progress": "50"})
-    end = printed(out).splitlines()[-3:]
+    end = printed(out).splitlines()[-4:]
     assert any("cells" in line and "done" in line for line in end)
     assert any("[bold]" in line and "50 %" in line for line in end)
+
+
+def test_a_low_terminal_shows_what_is_in_work_first() -> None:
+    out = Console(file=io.StringIO(), width=80, height=5, force_terminal=True)
+    board = Board(out, {str(number): f"image-{number}" for number in range(9)})
+    for number in range(4):
+        board.look(str(number), {"status": "done"})
+    board.look("4", {"status": "predicting"})
+    out.print(board.render())
+    lines = printed(out).splitlines()
+    assert len(lines) == 4
+    assert "image-4" in lines[0]
+    assert "image-5" in lines[1]
+    assert "4 of 9" in lines[-1]
