@@ -122,7 +122,7 @@ class Worker:
             except SettingsError as error:
                 self._fatal = error
                 self.stop()
-            except Exception:
+            except BaseException:
                 # A lane must outlive any bug: the job comes back through its lease.
                 log.exception("A lane stumbled; it goes on")
                 self._stopping.wait(LONGEST_PAUSE_SECONDS)
@@ -177,7 +177,8 @@ def outcome(handle: Callable[[Job], str], job: Job) -> tuple[str, str]:
         return Status.NEW, reason_of(error)
     except ConsumerError as error:
         return Status.FAILED, reason_of(error)
-    except Exception as error:
+    except BaseException as error:
+        # sys.exit() in a consumer, or a panic of a library in Rust: the lane would end without a word.
         log.exception("Job %s met a bug", job.key)
         return Status.FAILED, reason_of(error)
 

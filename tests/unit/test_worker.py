@@ -1,0 +1,454 @@
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redis_consumer import worker as worker_module
+from redis_consumer.errors import (
+    ConsumerError,
+    JobRejected,
+    LeaseLost,
+    MissingExtra,
+    QueueUnavailable,
+    RetryJob,
+    ServerBusy,
+    ServerNotReady,
+    SettingsError,
+    StorageUnavailable,
+)
+from redis_consumer.job import Job, Status
+from redis_consumer.queues.base import Place
+from redis_consumer.queues.memory import MemoryBroker, MemoryJobQueue, MemorySubmitter
+from redis_consumer.worker import Lane, Worker, work_off
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WAIT = 10.0
+"""Longer than anything here takes; a test that waits so long fails."""
+
+
+class Setup:
+    """One queue with a job in it."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+        self.queue = MemoryJobQueue(self.broker, queue="q")
+        self.submitter = MemorySubmitter(self.broker)
+        self.key = self.submitter.submit("q", "a.tif", {})
+
+    def fields(self) -> dict[str, str]:
+        return self.submitter.read(self.key)
+
+    def claimed(self) -> Job:
+        job = self.queue.claim(timeout=0)
+        assert job is not None
+        return job
+
+    def next_key(self) -> str:
+        return self.claimed().key
+
+
+@pytest.fixture
+def setup() -> Setup:
+    return Setup()
+
+
+def raising(error: BaseException) -> Callable[[Job], str]:
+    def handle(_job: Job) -> str:
+        raise error
+
+    return handle
+
+
+class TestWorkOff:
+    """What becomes of a job, by what came out of its handler."""
+
+    def test_done_is_settled_with_what_the_handler_wrote(self, setup: Setup) -> None:
+        def handle(job: Job) -> str:
+            setup.queue.update(job, {"status": "done", "output_url": "u"})
+            assert setup.fields()["status"] == "started"  # nobody sees `done` before everything is written
+            return Status.DONE
+
+        work_off(setup.queue, handle, setup.claimed())
+        assert setup.fields()["status"] == "done"
+        assert setup.fields()["output_url"] == "u"
+        assert "reason" not in setup.fields()
+
+    def test_failed_without_an_error_gets_a_reason(self, setup: Setup) -> None:
+        work_off(setup.queue, lambda _: "failed", setup.claimed())
+        assert setup.fields()["status"] == "failed"
+        assert setup.fields()["reason"] == "The consumer gave no reason"
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (JobRejected("The field 'scale' is 'x'"), "The field 'scale' is 'x'"),
+            (MissingExtra("Tracking", "tracking"), "Tracking needs the extra 'tracking'"),
+            (ConsumerError(""), "ConsumerError"),
+            (ValueError("two\nlines"), "ValueError: two lines"),
+            (MemoryError(), "MemoryError"),
+            (SystemExit(3), "SystemExit: 3"),
+        ],
+    )
+    def test_an_error_that_no_repetition_helps_fails_the_job_with_one_line(
+        self, setup: Setup, error: BaseException, reason: str
+    ) -> None:
+        work_off(setup.queue, raising(error), setup.claimed())
+        assert setup.fields()["status"] == "failed"
+        assert setup.fields()["reason"].startswith(reason)
+        assert "\n" not in setup.fields()["reason"]
+        assert setup.key in setup.broker.dead
+
+    def test_only_a_bug_leaves_its_traceback_in_the_log(self, setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+        work_off(setup.queue, raising(KeyError("x")), setup.claimed())
+        assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR] == [True]
+        setup.key = setup.submitter.submit("q", "b.tif", {})
+        caplog.clear()
+        work_off(setup.queue, raising(JobRejected("no")), setup.claimed())
+        assert not [record for record in caplog.records if record.exc_info]
+
+    @pytest.mark.parametrize(
+        "error", [RetryJob("r"), StorageUnavailable("s"), ServerNotReady("n"), ServerBusy("b")], ids=str
+    )
+    def test_when_the_world_is_at_fault_the_job_goes_to_the_back_and_it_counts(
+        self, setup: Setup, error: ConsumerError
+    ) -> None:
+        job = setup.claimed()
+        other = setup.submitter.submit("q", "b.tif", {})
+        work_off(setup.queue, raising(error), job)
+        assert setup.fields()["status"] == "new"
+        assert setup.next_key() == other
+        assert setup.claimed().deliveries == 2
+
+    def test_a_status_that_is_not_final_puts_the_job_to_the_back(self, setup: Setup) -> None:
+        job = setup.claimed()
+        other = setup.submitter.submit("q", "b.tif", {})
+        work_off(setup.queue, lambda _: "predicting", job)
+        assert setup.fields()["status"] == "new"
+        assert [setup.next_key(), setup.next_key()] == [other, setup.key]
+
+    def test_what_fails_because_the_worker_stops_goes_to_the_front_and_does_not_count(self, setup: Setup) -> None:
+        job = setup.claimed()
+        setup.submitter.submit("q", "b.tif", {})
+        stopping = threading.Event()
+        stopping.set()
+        work_off(setup.queue, raising(ServerNotReady("stopped while waiting")), job, stopping)
+        again = setup.claimed()
+        assert (again.key, again.deliveries) == (setup.key, 1)
+
+    def test_a_job_that_is_done_is_settled_even_while_the_worker_stops(self, setup: Setup) -> None:
+        stopping = threading.Event()
+        stopping.set()
+        work_off(setup.queue, lambda _: "done", setup.claimed(), stopping)
+        assert setup.fields()["status"] == "done"
+
+    @pytest.mark.parametrize("error", [LeaseLost("lost"), None])
+    @pytest.mark.parametrize("outcome", ["done", "failed", "new"])
+    def test_nothing_is_written_to_a_job_that_is_no_longer_ours(
+        self, setup: Setup, outcome: str, error: LeaseLost | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        taken: dict[str, str] = {}
+
+        def handle(job: Job) -> str:
+            setup.queue.release(job, Place.BACK)
+            setup.claimed()  # somebody else has it
+            taken.update(setup.fields())
+            if error:
+                raise error
+            return outcome
+
+        work_off(setup.queue, handle, setup.claimed())
+        assert setup.fields() == taken
+        assert "is no longer ours, dropped" in caplog.text
+
+    @pytest.mark.parametrize("error", [QueueUnavailable("down"), SettingsError("refused")], ids=str)
+    def test_trouble_with_the_queue_is_the_lanes_business(self, setup: Setup, error: ConsumerError) -> None:
+        job = setup.claimed()
+        before = setup.fields()
+        with pytest.raises(type(error)):
+            work_off(setup.queue, raising(error), job)
+        assert setup.fields() == before
+
+    def test_the_log_says_how_each_job_ended(self, setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        work_off(setup.queue, raising(JobRejected("bad image")), setup.claimed())
+        assert f"Job {setup.key} is failed after" in caplog.text
+        assert caplog.text.rstrip().endswith(": bad image")
+
+
+class Troubled(MemoryJobQueue):
+    """A queue whose first claims fail."""
+
+    def __init__(self, broker: MemoryBroker, *errors: BaseException, queue: str = "q") -> None:
+        super().__init__(broker, queue=queue)
+        self.errors = list(errors)
+
+    def claim(self, *, timeout: float) -> Job | None:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().claim(timeout=timeout)
+
+
+class Running:
+    """A worker in a thread of its own."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.worker.run()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.error = error
+
+    def ended(self) -> BaseException | None:
+        self.thread.join(WAIT)
+        assert not self.thread.is_alive()
+        return self.error
+
+
+@contextmanager
+def running(worker: Worker) -> Iterator[Running]:
+    run = Running(worker)
+    run.thread.start()
+    try:
+        yield run
+    finally:
+        worker.stop(at_once=True)
+        run.ended()
+
+
+def work_until_done(queue: MemoryJobQueue, setup: Setup) -> None:
+    """Run a worker on `queue` until the job of `setup` is done."""
+    reached = threading.Event()
+
+    def handle(_job: Job) -> str:
+        reached.set()
+        return Status.DONE
+
+    with running(Worker([Lane(queue, handle)], drain_seconds=WAIT)) as run:
+        assert reached.wait(WAIT)
+        run.worker.stop()
+        assert run.ended() is None
+    assert setup.fields()["status"] == "done"
+
+
+class Task:
+    """A handler that can be held up from outside."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        self.ended = threading.Event()
+
+    def __call__(self, _job: Job) -> str:
+        self.begun.set()
+        assert self.may_end.wait(WAIT)
+        self.ended.set()
+        return Status.DONE
+
+
+@pytest.fixture
+def task() -> Iterator[Task]:
+    held = Task()
+    yield held
+    held.may_end.set()
+
+
+class Companion:
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def start(self) -> None:
+        self.events.append("start")
+
+    def stop(self) -> None:
+        self.events.append("stop")
+
+
+class TestRun:
+    """Lanes, from the start to the drain."""
+
+    def test_jobs_are_done_one_after_the_other(self, setup: Setup) -> None:
+        keys = [setup.key, setup.submitter.submit("q", "b.tif", {})]
+        done, finished = list[str](), threading.Event()
+
+        def handle(job: Job) -> str:
+            done.append(job.key)
+            if len(done) == len(keys):
+                finished.set()
+            return Status.DONE
+
+        with running(Worker([Lane(setup.queue, handle)])):
+            assert finished.wait(WAIT)
+        assert done == keys
+
+    def test_lanes_work_at_the_same_time(self, setup: Setup) -> None:
+        setup.submitter.submit("q", "b.tif", {})
+        both, met = threading.Barrier(2), threading.Event()
+
+        def handle(_job: Job) -> str:
+            both.wait(WAIT)  # breaks unless the other lane comes too
+            met.set()
+            return Status.DONE
+
+        lanes = [Lane(MemoryJobQueue(setup.broker, queue="q"), handle) for _ in range(2)]
+        with running(Worker(lanes, drain_seconds=WAIT)) as run:
+            assert met.wait(WAIT)
+            run.worker.stop()
+            run.ended()
+        assert [fields["status"] for fields in setup.broker.jobs.values()] == ["done", "done"]
+
+    def test_a_running_job_ends_before_the_worker_does(self, setup: Setup, task: Task) -> None:
+        with running(Worker([Lane(setup.queue, task)], drain_seconds=WAIT)) as run:
+            assert task.begun.wait(WAIT)
+            setup.submitter.submit("q", "b.tif", {})
+            run.worker.stop()
+            task.may_end.set()
+            assert run.ended() is None
+        assert setup.fields()["status"] == "done"
+        assert len(setup.broker.queues["q"]) == 1  # no further job was claimed
+
+    def test_an_unfinished_job_is_handed_back_to_the_front_when_the_time_is_over(
+        self, setup: Setup, task: Task
+    ) -> None:
+        with running(Worker([Lane(setup.queue, task)], drain_seconds=0.01)) as run:
+            assert task.begun.wait(WAIT)
+            setup.submitter.submit("q", "b.tif", {})
+            run.worker.stop()
+            assert run.ended() is None
+        assert setup.fields()["status"] == "new"
+        heir = MemoryJobQueue(setup.broker, queue="q")
+        job = heir.claim(timeout=0)
+        assert job is not None
+        assert (job.key, job.deliveries) == (setup.key, 1)
+
+    def test_at_once_does_not_wait_for_the_drain(self, setup: Setup, task: Task) -> None:
+        with running(Worker([Lane(setup.queue, task)], drain_seconds=600)) as run:
+            assert task.begun.wait(WAIT)
+            run.worker.stop()
+            run.worker.stop(at_once=True)
+            assert run.ended() is None
+        assert setup.fields()["status"] == "new"
+
+    def test_a_job_that_was_handed_back_is_not_written_by_the_lane_that_still_computes(
+        self, setup: Setup, task: Task
+    ) -> None:
+        with running(Worker([Lane(setup.queue, task)], drain_seconds=0)) as run:
+            assert task.begun.wait(WAIT)
+            run.worker.stop()
+            run.ended()
+        lanes = [thread for thread in threading.enumerate() if thread.name == "lane-0"]
+        task.may_end.set()
+        for lane in lanes:
+            lane.join(WAIT)
+        assert task.ended.is_set()
+        assert setup.fields()["status"] == "new"
+
+    def test_an_idle_worker_stops_without_waiting_for_its_claim(self) -> None:
+        waiting = threading.Event()
+
+        class Waiting(MemoryJobQueue):
+            def claim(self, *, timeout: float) -> Job | None:
+                assert timeout > WAIT
+                waiting.set()
+                return super().claim(timeout=timeout)
+
+        with running(Worker([Lane(Waiting(MemoryBroker(), queue="q"), lambda _: "done")])) as run:
+            assert waiting.wait(WAIT)
+            run.worker.stop()
+            assert run.ended() is None
+
+    def test_a_queue_that_is_down_is_asked_again_with_growing_pauses(
+        self, setup: Setup, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        queue = Troubled(setup.broker, QueueUnavailable("down"), QueueUnavailable("still down"))
+        work_until_done(queue, setup)
+        assert "next try in 0.1 s: down" in caplog.text
+        assert "next try in 0.2 s: still down" in caplog.text
+
+    @pytest.mark.parametrize("error", [RuntimeError("bug"), SystemExit(1)], ids=repr)
+    def test_a_lane_survives_whatever_its_queue_throws(
+        self, setup: Setup, error: BaseException, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker_module, "LONGEST_PAUSE_SECONDS", 0.01)
+        work_until_done(Troubled(setup.broker, error), setup)
+
+    def test_a_lane_survives_whatever_its_handler_throws(self, setup: Setup) -> None:
+        second, reached = setup.submitter.submit("q", "b.tif", {}), threading.Event()
+
+        def handle(job: Job) -> str:
+            if job.key == setup.key:
+                raise SystemExit(1)
+            reached.set()
+            return Status.DONE
+
+        with running(Worker([Lane(setup.queue, handle)], drain_seconds=WAIT)) as run:
+            assert reached.wait(WAIT)
+            run.worker.stop()
+            run.ended()
+        assert setup.fields()["status"] == "failed"
+        assert setup.submitter.read(second)["status"] == "done"
+
+    def test_refused_settings_end_the_worker_once_running_jobs_are_done(self, setup: Setup, task: Task) -> None:
+        refused = SettingsError("REDIS_PASSWORD is ****: it is refused")
+        queue = Troubled(setup.broker, queue="another")
+        lanes = [Lane(setup.queue, task), Lane(queue, lambda _: "done")]
+        with running(Worker(lanes, drain_seconds=WAIT)) as run:
+            assert task.begun.wait(WAIT)
+            queue.errors.append(refused)
+            queue.wake()
+            task.may_end.set()
+            assert run.ended() is refused
+        assert setup.fields()["status"] == "done"
+
+    def test_companions_begin_before_the_first_claim_and_end_after_the_last_job(self, setup: Setup, task: Task) -> None:
+        events: list[str] = []
+
+        def handle(job: Job) -> str:
+            status = task(job)
+            events.append("job")
+            return status
+
+        with running(Worker([Lane(setup.queue, handle)], companions=[Companion(events)])) as run:
+            assert task.begun.wait(WAIT)
+            run.worker.stop()
+            task.may_end.set()
+            run.ended()
+        assert events == ["start", "job", "stop"]
+
+    def test_a_step_of_the_shutdown_that_fails_does_not_stop_the_next(
+        self, setup: Setup, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Broken(MemoryJobQueue):
+            def close(self) -> None:
+                raise QueueUnavailable("gone")
+
+        events: list[str] = []
+        queue = Broken(setup.broker, queue="other")
+        with running(Worker([Lane(queue, lambda _: "done")], companions=[Companion(events)])) as run:
+            run.worker.stop()
+            assert run.ended() is None
+        assert "Could not close a lane: gone" in caplog.text
+        assert events == ["start", "stop"]
+
+    def test_whoever_waits_for_long_sees_that_the_worker_stops(self, setup: Setup) -> None:
+        stopping, begun = threading.Event(), threading.Event()
+
+        def handle(_job: Job) -> str:
+            begun.set()
+            assert stopping.wait(WAIT)
+            raise ServerNotReady("stopped while waiting")
+
+        with running(Worker([Lane(setup.queue, handle)], drain_seconds=WAIT, stopping=stopping)) as run:
+            assert begun.wait(WAIT)
+            run.worker.stop()
+            run.ended()
+        assert setup.fields()["status"] == "new"
+        assert setup.broker.records[setup.key].deliveries == 0  # as if nobody had taken it
