@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 Plane = TypeVar("Plane", bound=np.generic)
 
 DARKEST, BRIGHTEST = 1.0, 99.8
-"""Percentiles of the image that become black and white."""
+"""Percentiles of the image that become black and the lightest grey."""
+PEAK = 190
+"""The lightest grey: a coloured line on white is hard to see."""
 GAMMA = 0.7
 """Below 1: dim nuclei beside bright ones are seen too."""
 SMALL, LARGE = 768, 2048
@@ -55,13 +57,13 @@ def overlay(image: npt.NDArray[np.floating | np.integer], labels: LabelPlane) ->
 
 
 def stretched(image: npt.NDArray[np.floating | np.integer]) -> GreyPlane:
-    """Return ``image`` with its contrast stretched to 0..255; what is not finite is black."""
+    """Return ``image`` with its contrast stretched to 0..`PEAK`; what is not finite is black."""
     finite = np.isfinite(image)
     if not finite.any():
         return np.zeros(image.shape, np.uint8)
     dark, bright = np.percentile(image[finite], (DARKEST, BRIGHTEST))
     part = (np.where(finite, image, dark) - dark) / max(bright - dark, np.finfo(np.float32).tiny)
-    return np.asarray(np.rint(255 * np.clip(part, 0, 1) ** GAMMA), np.uint8)
+    return np.asarray(np.rint(PEAK * np.clip(part, 0, 1) ** GAMMA), np.uint8)
 
 
 def resized(grey: GreyPlane, labels: LabelPlane) -> tuple[GreyPlane, LabelPlane]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from redis_consumer.demo.picture import LARGE, PALETTE, colours, outlines, overlay, stretched, touching
+from redis_consumer.demo.picture import LARGE, PALETTE, PEAK, colours, outlines, overlay, stretched, touching
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -111,7 +111,7 @@ def test_enlarged_outlines_stay_on_the_objects_border() -> None:
 def test_contrast_uses_the_whole_range_in_order() -> None:
     ramp = np.linspace(1000, 1300, 10000).reshape(100, 100)
     grey = stretched(ramp)
-    assert (grey.min(), grey.max()) == (0, 255)
+    assert (grey.min(), grey.max()) == (0, PEAK)
     assert (np.diff(grey.ravel().astype(int)) >= 0).all()
 
 
@@ -125,7 +125,7 @@ def test_what_is_not_finite_is_black_and_spoils_nothing() -> None:
     image[0, :2] = np.nan, np.inf
     grey = stretched(image)
     assert not grey[0, :2].any()
-    assert grey.max() == 255
+    assert grey.max() == PEAK
 
 
 def test_labels_of_any_integer_type_are_drawn() -> None:
