@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ class Client:
         """
         path = Path(path)
         upload = self._storage.deposit(path)
-        target = f"{queue}-zip" if path.suffix.lower() == ".zip" else queue
+        target = f"{queue.removesuffix('-zip')}-zip" if path.suffix.lower() == ".zip" else queue
         given = {"original_name": path.name, "input_file_name": upload.key, "url": upload.url, **(fields or {})}
         return self._submitter.submit(target, path.name, given)
 
@@ -74,9 +75,10 @@ class Client:
             raise JobRejected(f"The job has no result: its status is {fields.get('status')!r}")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        path = Path(self._storage.download(key, folder))
-        name = Path(fields.get("original_name", "")).stem or path.stem
-        return path.replace(free_name(folder / f"{name}{path.suffix}"))
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as inbox:
+            path = Path(self._storage.download(key, inbox))
+            name = Path(fields.get("original_name", "")).stem or path.stem
+            return path.replace(free_name(folder / f"{name}{path.suffix}"))
 
 
 def free_name(path: Path) -> Path:
