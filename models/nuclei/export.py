@@ -32,11 +32,11 @@ OPSET: Final = 17
 class Calibration:
     """The constants of the heads, chosen on the training part by ``calibrate.py``."""
 
-    low: float = 0.45
+    low: float = 0.3
     """Predicted closeness to the centre that gives 0."""
-    high: float = 0.55
+    high: float = 0.7
     """Predicted closeness to the centre that gives 1."""
-    smooth: float = 0.0
+    smooth: float = 1.0
     """Sigma of the smoothing of the closeness before that, pixels."""
     foreground: float = 0.5
     """Probability above which a pixel is nuclear."""
@@ -117,6 +117,8 @@ def export(weights: Path, out: Path, calibration: Calibration, *, views: int = 1
         dynamo=False,
     )
     model = onnx.load(out)
+    for output in model.graph.output:  # the tracer does not know that there is one channel
+        output.type.tensor_type.shape.dim[3].dim_value = 1
     model.producer_name, model.producer_version, model.doc_string = "kiosk-redis-consumer", "1", __doc__ or ""
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, out)
