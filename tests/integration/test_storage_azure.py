@@ -7,13 +7,16 @@ sees them; identities other than the account key (managed identity, workload ide
 from __future__ import annotations
 
 import base64
+import fcntl
 import hmac
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +34,20 @@ if TYPE_CHECKING:
 
     from redis_consumer.storage.base import Storage
 
+pytestmark = pytest.mark.timeout(400)  # the first run installs Azurite
+
 HOME = Path(__file__).resolve().parent / "node_modules"
 ACCOUNT = "devstoreaccount1"
 # Azurite's published key of its one account; it opens nothing else.
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep the other processes of a parallel test run from installing at the same time."""
+    with Path(tempfile.gettempdir(), "redis-consumer-azurite.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def azurite_blob() -> Path:
@@ -69,7 +82,9 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    program, port, folder = azurite_blob(), free_port(), tmp_path_factory.mktemp("azurite")
+    with alone():
+        program = azurite_blob()
+    port, folder = free_port(), tmp_path_factory.mktemp("azurite")
     options = ["--silent", "--skipApiVersionCheck", "--disableTelemetry", "--location", str(folder)]
     server = subprocess.Popen(
         [str(program), "--blobHost", "127.0.0.1", "--blobPort", str(port), *options],

@@ -76,7 +76,9 @@ def open_client(bucket: Bucket, options: StorageOptions, extra: ClientConfig) ->
             case Cloud.GCS:
                 return GCSStore(bucket.name, **_given(base_url=options.endpoint), **common)
             case Cloud.AZURE:
-                return AzureStore(bucket.name, **_given(endpoint=options.endpoint), **common)
+                return AzureStore(
+                    bucket.name, account_name=_azure_account(), **_given(endpoint=options.endpoint), **common
+                )
             case Cloud.FILE:
                 check_folder(bucket.name)
                 return LocalStore(bucket.name)
@@ -118,11 +120,18 @@ def _no_retries(options: StorageOptions) -> RetryConfig:
     return {"max_retries": 0, "retry_timeout": timedelta(seconds=options.retry_seconds)}
 
 
-def endpoint_of(store: ObjectStore, options: StorageOptions) -> str:
-    """Return the base address that readers use; only Azure has none without an account."""
-    if isinstance(store, AzureStore):
-        account = store.config.get("account_name", "")
-        return options.endpoint.rstrip("/") or f"https://{account}.blob.core.windows.net"
+def _azure_account() -> str:
+    """Return the storage account, which the chain of obstore would find too, but which an address needs as well."""
+    account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "").strip()
+    if not account:
+        raise SettingsError("AZURE_STORAGE_ACCOUNT_NAME is missing: az:// needs the name of the storage account")
+    return account
+
+
+def endpoint_of(bucket: Bucket, options: StorageOptions) -> str:
+    """Return the base address that readers use, where it is not the same for everybody."""
+    if bucket.cloud is Cloud.AZURE and not options.endpoint:
+        return f"https://{_azure_account()}.blob.core.windows.net"
     return options.endpoint.rstrip("/")
 
 

@@ -28,6 +28,10 @@ LATER = frozenset({408, 425, 429})
 """The 4xx answers that may pass."""
 
 
+class WrongRegion(AccessDenied):
+    """S3 answers with a redirection to nowhere: it knows the bucket, in another region."""
+
+
 def is_missing_bucket(error: Exception) -> bool:
     """Return whether the store says that it has no such bucket; a PUT is never answered "no such object"."""
     text = str(error)
@@ -40,26 +44,27 @@ def translated(error: Exception, key: str, bucket: Bucket) -> ConsumerError:
         return StorageUnavailable(f"The bucket {str(bucket)!r} does not exist")
     if isinstance(error, FileNotFoundError):
         return ObjectNotFound(f"Object {key!r} is not in the bucket")
-    if NO_ACL.search(str(error)):
-        return AclRefused("The bucket takes no permissions of single objects")
-    status = _status(error)
-    refusal = _refusal(str(error), status, key)
-    if refusal or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
-        return AccessDenied(refusal or f"The storage refuses access to {key!r}")
+    if refusal := _refusal(error, key):
+        return refusal
     if NO_CREDENTIALS.search(str(error)):
         return StorageUnavailable("No credentials for the storage: the cloud's metadata service does not answer")
+    status = _status(error)
     return StorageUnavailable(f"The storage does not answer: {f'HTTP {status}' if status else 'no connection'}")
+
+
+def _refusal(error: Exception, key: str) -> AccessDenied | None:
+    """Return our error where asking again changes nothing."""
+    text, status = str(error), _status(error)
+    if NO_ACL.search(text):
+        return AclRefused("The bucket takes no permissions of single objects")
+    if "without LOCATION" in text:
+        return WrongRegion("The bucket is in another region than AWS_REGION says")
+    is_final = status // 100 == HTTP_CLIENT_ERROR and status not in LATER and not NO_CREDENTIALS.search(text)
+    if is_final or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+        return AccessDenied(f"The storage refuses access to {key!r} (HTTP {status})")
+    return None
 
 
 def _status(error: Exception) -> int:
     match = re.search(r"status code: (\d{3})", str(error))
     return int(match[1]) if match else 0
-
-
-def _refusal(text: str, status: int, key: str) -> str:
-    """Return what to say where asking again changes nothing; empty otherwise."""
-    if "without LOCATION" in text:
-        return "The bucket is in another region than AWS_REGION says"
-    if NO_CREDENTIALS.search(text) or status in LATER or status // 100 != HTTP_CLIENT_ERROR:
-        return ""
-    return f"The storage refuses access to {key!r} (HTTP {status})"

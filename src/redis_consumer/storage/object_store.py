@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -27,7 +27,7 @@ from redis_consumer.errors import (
 from redis_consumer.retry import call_with_retries
 from redis_consumer.storage.base import Upload
 from redis_consumer.storage.clients import PUBLIC, StorageOptions, check_folder, endpoint_of, open_client
-from redis_consumer.storage.faults import AclRefused, is_missing_bucket, translated
+from redis_consumer.storage.faults import AclRefused, WrongRegion, is_missing_bucket, translated
 from redis_consumer.storage.keys import Addresses, Bucket, Cloud, check_key, local_name, output_key
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ObjectStorage:
         """Whether everybody may read the results; true is worth a warning at start."""
         if self.public_results:
             self._publisher = open_client(bucket, options, {"default_headers": PUBLIC})
-        self._addresses = Addresses(bucket, endpoint_of(self._reader, options), options.given("region"))
+        self._addresses = Addresses(bucket, endpoint_of(bucket, options), options.given("region"))
 
     def __repr__(self) -> str:
         return f"ObjectStorage({str(self.bucket)!r})"
@@ -129,6 +129,8 @@ class ObjectStorage:
                 return
             case StorageUnavailable() if is_missing_bucket(error):
                 raise SettingsError(f"{named}: there is no such bucket") from error
+            case WrongRegion():
+                raise SettingsError(f"{named}: the bucket is in another region than AWS_REGION says") from error
             case AccessDenied():
                 raise SettingsError(f"{named}: the credentials are refused, or may not read and list there") from error
             case _:
@@ -205,6 +207,13 @@ def _inside(folder: Path, name: str) -> Path:
     return target
 
 
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path.name!r} to upload")
+    return path
+
+
 @contextmanager
 def _new_file(target: Path) -> Iterator[Callable[[bytes], int]]:
     """Give a function that writes to `target`; what was begun is removed when the block is left by an error.
@@ -213,22 +222,17 @@ def _new_file(target: Path) -> Iterator[Callable[[bytes], int]]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
+        with _removed_on_error(target), target.open("wb") as file:
+            yield file.write
+    except OSError as error:
+        raise RetryJob(f"The worker cannot write the download: {error.strerror}") from error
 
-            def write(chunk: bytes) -> int:
-                try:
-                    return file.write(chunk)
-                except OSError as error:
-                    raise RetryJob(f"The worker cannot write the download: {error.strerror}") from error
 
-            yield write
+@contextmanager
+def _removed_on_error(target: Path) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
-        target.unlink(missing_ok=True)
+        with suppress(OSError):
+            target.unlink()
         raise
-
-
-def _existing(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path.name!r} to upload")
-    return path

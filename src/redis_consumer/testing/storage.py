@@ -191,6 +191,19 @@ class StorageExam:
             thread.join(timeout=60)
         assert failures == []
 
+    def test_deposits_get_names_of_their_own(self, storage: Storage, tmp_path: Path) -> None:
+        image = _file(tmp_path / "my cells.ome.tif", b"pixels")
+        first, second = storage.deposit(image), storage.deposit(str(image))
+        assert first.key.startswith("uploads/")
+        assert first.key.endswith(".tif")
+        assert first.key != second.key
+        assert self.stored(storage, first.key) == b"pixels"
+        assert Path(storage.download(first.url, tmp_path / "back")).read_bytes() == b"pixels"
+
+    def test_a_deposit_that_is_not_there_is_the_callers_bug(self, storage: Storage, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"no file 'missing\.tif' to upload"):
+            storage.deposit(tmp_path / "missing.tif")
+
     def test_names_do_not_collide(self, storage: Storage, tmp_path: Path) -> None:
         names = [uuid4().hex for _ in range(2)]
         uploads = [storage.upload(_file(tmp_path / f"{name}.zip", name.encode())) for name in names]
