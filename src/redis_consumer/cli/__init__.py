@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 a job failed, 2 wrong arguments or settings."""
-    arguments = parser().parse_args(argv)
+    arguments = parsed(argv)
     try:
         code: int = arguments.command(arguments)
     except (SettingsError, MissingExtra) as error:
@@ -32,6 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the arguments; files and fields may stand before, between and behind options.
+
+    argparse takes them where they stand together first, and leaves the others over.
+    """
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if rest and (not arguments.several or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        getattr(arguments, arguments.several).extend(rest)
+    return arguments
 
 
 def complain(text: str) -> None:

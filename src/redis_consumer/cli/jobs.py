@@ -46,6 +46,7 @@ def add_submit(commands: Commands) -> None:
         submit,
     )
     command.add_argument("what", nargs="+", metavar="FILE | field=value", help="images, and fields of their jobs")
+    command.set_defaults(several="what")
     command.add_argument("--queue", help="the queue to push to (default: the setting QUEUE)")
     command.add_argument("--wait", action="store_true", help="wait until every job is done or failed")
     command.add_argument("--output", metavar="DIR", type=Path, help="download the results there; waits")
@@ -111,6 +112,7 @@ def add_status(commands: Commands) -> None:
         status,
     )
     command.add_argument("jobs", nargs="+", metavar="JOB", help="job names, as `submit` prints them")
+    command.set_defaults(several="jobs")
     command.add_argument("--json", action="store_true", help="print a list of objects with every field")
     add_settings_options(command)
 

@@ -37,7 +37,8 @@ def add_demo(commands: Commands) -> None:
         """,
         demo,
     )
-    command.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="fluorescence images of nuclei")
+    command.add_argument("images", nargs="*", metavar="IMAGE", help="fluorescence images of nuclei")
+    command.set_defaults(several="images")
     command.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="default: demo-output")
     command.add_argument("--keep", action="store_true", help="leave it running and print how to connect")
 
@@ -46,7 +47,7 @@ def demo(arguments: argparse.Namespace) -> int:
     """Run the demo."""
     from redis_consumer.demo.run import run_demo
 
-    return run_demo(arguments.images, arguments.output, keep=arguments.keep)
+    return run_demo([Path(image) for image in arguments.images], arguments.output, keep=arguments.keep)
 
 
 def add_serve_models(commands: Commands) -> None:
@@ -120,10 +121,8 @@ def add_settings(commands: Commands) -> None:
 
 def show_settings(arguments: argparse.Namespace) -> int:
     """Print the settings."""
-    import json
+    from redis_consumer.settings import render_json, render_text
 
-    from redis_consumer.settings import render_text
-
-    rows = settings_of(arguments).explain()
-    say(json.dumps([row._asdict() for row in rows], indent=2) if arguments.json else render_text(rows))
+    render = render_json if arguments.json else render_text
+    say(render(settings_of(arguments).explain()))
     return OK

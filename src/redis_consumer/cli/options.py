@@ -33,7 +33,7 @@ def new_command(
         description=textwrap.dedent(text).strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(command=function)
+    command.set_defaults(command=function, several="")
     return command
 
 

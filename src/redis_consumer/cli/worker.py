@@ -47,9 +47,9 @@ def add_run(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Work until a signal."""
-    from redis_consumer.bootstrap import build_worker
-
     settings = settings_of(arguments)
+    from redis_consumer.bootstrap import build_worker  # a wrong setting is told without its libraries
+
     export(*given_variables(arguments))
     start_logging(settings.log_level)
     worker = build_worker(settings)
