@@ -16,7 +16,8 @@ import time
 import uuid
 import zipfile
 from contextlib import ExitStack
-from pathlib import Path
+from copy import copy
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -65,6 +66,9 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for program in self.programs:
+            if program.process.poll() is None:
+                program.process.terminate()  # all at once; each is waited for below
         self._cleanup.close()
 
     def _start(self) -> None:
@@ -170,6 +174,13 @@ class Bench:
             timeout=seconds,
         )
 
+    def on_redis(self, port: int) -> Bench:
+        """Return the same bench, but with jobs in another Redis."""
+        other = copy(self)
+        other.redis = redis.Redis(HOST, port, decode_responses=True, socket_timeout=WAIT_SECONDS)
+        self._cleanup.callback(other.redis.close)
+        return other
+
     # Jobs.
 
     def upload(self, image: AnyArray | bytes, name: str = "image.tif", *, local: bool = False, **tags: Any) -> str:
@@ -178,8 +189,11 @@ class Bench:
         (self.local if local else self.s3).put(key, image if isinstance(image, bytes) else tiff(image, **tags))
         return key
 
-    def push(self, queue: str, input_file_name: str, **fields: str) -> str:
-        """Push a job word for word as the frontend does: one HMSET, one LPUSH; every field there, if blank."""
+    def push(self, queue: str, input_file_name: str | None, **fields: str | None) -> str:
+        """Push a job word for word as the frontend does: one HMSET, one LPUSH; every field there, if blank.
+
+        None leaves a field out.
+        """
         key, values = job_hash(queue, input_file_name, **fields)
         self.redis.execute_command("HMSET", key, *[word for pair in values.items() for word in pair])
         self.redis.execute_command("LPUSH", queue, key)
@@ -247,9 +261,9 @@ class Bench:
                 yield dict(zip(command.words[2::2], command.words[3::2], strict=True))
 
 
-def job_hash(queue: str, input_file_name: str, **fields: str) -> tuple[str, dict[str, str]]:
+def job_hash(queue: str, input_file_name: str | None, **fields: str | None) -> tuple[str, dict[str, str]]:
     """Return the name and the fields of a job as the frontend writes them."""
-    name = fields.get("original_name", Path(input_file_name).name)
+    name = fields.get("original_name") or PurePosixPath(input_file_name or "image.tif").name
     now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     blank = (
         "url",
@@ -265,7 +279,8 @@ def job_hash(queue: str, input_file_name: str, **fields: str) -> tuple[str, dict
     )
     given = {"original_name": name, "input_file_name": input_file_name, **dict.fromkeys(blank, ""), "cuts": "0"}
     stamps = {"status": "new", "created_at": now, "updated_at": now, "identity_upload": "frontend-5d8"}
-    return f"{queue}:{name}:{uuid.uuid4()}", {**given, **stamps, **fields}
+    values = {**given, **stamps, **fields}
+    return f"{queue}:{name}:{uuid.uuid4()}", {field: text for field, text in values.items() if text is not None}
 
 
 def save_models(folder: Path) -> None:

@@ -253,7 +253,7 @@ class TestAxesOfArrays:
         np.testing.assert_array_equal(np.squeeze(image.pixels), array.transpose(order))
 
     def test_axes_of_another_rank_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(JobRejected, match=r"'YXB' names 3 axes, the image 'x\.npy' has 4: shape \(2, 3, 9, 11\)"):
+        with pytest.raises(JobRejected, match=r"'XYB' names 3 axes, the image 'x\.npy' has 4: shape \(2, 3, 9, 11\)"):
             read_image(self.npy(tmp_path / "x.npy", numbers(2, 3, 9, 11)), axes="XYB")
 
     def test_a_stack_of_a_bare_array_follows_the_job(self, tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from redis_consumer.consumers.base import Consumer
-from redis_consumer.errors import SettingsError
+from redis_consumer.errors import SettingsError, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 GROUP = "redis_consumer.consumers"
 """The entry-point group for consumers of other packages."""
@@ -27,19 +27,24 @@ def find_consumer(name: str, table: Mapping[str, type[Consumer]]) -> type[Consum
         return known[name.lower()]
     plugins = {point.name.lower(): point for point in entry_points(group=GROUP)}
     if name.lower() in plugins:
-        return _checked(name, plugins[name.lower()].load())
+        return _checked(name, _loaded(name, plugins[name.lower()].load))
     if ":" in name or "." in name:
-        return _checked(name, _imported(name))
+        return _checked(name, _loaded(name, lambda: _imported(name)))
     allowed = ", ".join(sorted(known | dict.fromkeys(plugins)))
     raise SettingsError(f"CONSUMER_TYPE is {name!r}: allowed are {allowed}, or a dotted path 'package.module:Class'")
 
 
 def _imported(path: str) -> object:
     module, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _loaded(name: str, load: Callable[[], object]) -> object:
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise SettingsError(f"CONSUMER_TYPE is {path!r}: it cannot be imported ({error})") from error
+        return load()
+    except Exception as error:
+        # Whatever somebody's module does while it is imported: it is the setting that led there.
+        raise SettingsError(f"CONSUMER_TYPE is {name!r}: it cannot be imported ({reason_of(error)})") from error
 
 
 def _checked(name: str, found: object) -> type[Consumer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ WHOLE = 1024
 """A model of free size gets axes up to this size (pixels) whole: no seams, and memory that a GPU has."""
 TILE = 512
 """Beyond it, tiles of this size."""
+MOST_GROWTH, MOST_VALUES = 16, 2**24
+"""Cut pieces overlap: together they may hold so many times the image's values, or so many in any case."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Predictor:
                 "name them in the field 'channels', e.g. '0'"
             )
         if cuts > 0:
+            check_cuts(image.shape, cuts, field_size)
             pieces, grid = cut(image, cuts, field_size)
             return [join(heads, grid) for heads in self._heads(model, pieces)]
         size = (tile_size(image.shape[1], height), tile_size(image.shape[2], width))
@@ -70,6 +74,19 @@ class Predictor:
                     "expected is an image of the same size"
                 )
         return list(outputs.values())
+
+
+def check_cuts(shape: tuple[int, ...], cuts: int, field_size: int) -> None:
+    """Raise JobRejected where an image (T, Y, X, C) has no room for the cuts, or the pieces none in memory."""
+    _, height, width, _ = shape
+    margins = cuts * (field_size - 1)
+    values = math.prod(shape) * (1 + margins / height) * (1 + margins / width)
+    allowed = max(MOST_GROWTH * math.prod(shape), MOST_VALUES)
+    if cuts > min(height, width) or field_size < 1 or values > allowed:
+        raise JobRejected(
+            f"The fields 'cuts' and 'field_size' are {cuts} and {field_size}: "
+            f"allowed are {allowed} values for the pieces and their margins of an image of {height} x {width} pixels"
+        )
 
 
 def only_input(model: ModelId, inputs: Sequence[TensorSpec]) -> TensorSpec:

@@ -38,7 +38,7 @@ def resolve(name: str, shape: tuple[int, ...], axes: str, wanted: str) -> tuple[
     if all(letter in KNOWN for letter, size in zip(axes, shape, strict=True) if size > 1 or letter in "YX"):
         return axes, "metadata"
     if wanted:
-        return _from_job(name, shape, axes, rows_first(wanted)), "job"
+        return _from_job(name, shape, axes, wanted), "job"
     found = _by_rule(tuple(size for size in shape if size > 1), axes, shape)
     if not found:
         raise JobRejected(
@@ -59,8 +59,9 @@ def rows_first(wanted: str) -> str:
     return letters
 
 
-def _from_job(name: str, shape: tuple[int, ...], axes: str, wanted: str) -> str:
+def _from_job(name: str, shape: tuple[int, ...], axes: str, given: str) -> str:
     """Return the job's letters in place of the unknown ones: of pages where the file has them, else all."""
+    wanted = rows_first(given)
     others = [letter for letter in wanted if letter not in "YX"]
     pages = axes.count("I")
     if pages and pages == len(others) and set(axes) <= KNOWN | {"I"}:
@@ -72,7 +73,7 @@ def _from_job(name: str, shape: tuple[int, ...], axes: str, wanted: str) -> str:
         letters = dict(zip(long, wanted, strict=True))
         return "".join(letters.get(index, letter) for index, letter in enumerate(axes))
     raise JobRejected(
-        f"'dimension_order' {wanted!r} names {len(wanted)} axes, the image {name!r} has {len(shape)}: shape {shape}"
+        f"'dimension_order' {given!r} names {len(wanted)} axes, the image {name!r} has {len(shape)}: shape {shape}"
     )
 
 
