@@ -172,7 +172,7 @@ def test_a_job_that_fails_is_shown_and_spoils_no_other(tmp_path: Path, start: Ca
     demo = start(bad, good)
     assert demo.end() == 1
     text = demo.text.read_text()
-    assert re.search(r"^ *bad \[i\] .*failed: The image .* cannot be read", text, re.MULTILINE)
+    assert re.search(r"^ *bad \[i\] .*failed: The image 'bad \[i\]\.tif' cannot be read", text, re.MULTILINE)
     assert (demo.output / "good_overlay.png").exists()
     assert not list(demo.output.glob("bad*"))
 

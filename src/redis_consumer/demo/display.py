@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -113,6 +114,13 @@ class Row:
         """Whether there is a result."""
         return self.fields.get("status") == Status.DONE
 
+    @property
+    def reason(self) -> str:
+        """Why it failed, with the image's own name: that of the upload says nothing to who sent it."""
+        upload = PurePosixPath(self.fields.get("input_file_name", "")).name
+        text = self.fields.get("reason", "")
+        return text.replace(upload, self.image.name) if upload else text
+
 
 def results_table(rows: Sequence[Row]) -> Table:
     """Return the table of results; the column F1 only where some truth is known."""
@@ -136,7 +144,7 @@ def cells(row: Row, *, scored: bool) -> list[str | Text]:
     ]
     found, end = str(row.found), Text(str(row.result))
     if not row.done:
-        found, end = UNKNOWN, Text(f"failed: {row.fields.get('reason', '')}", "red")
+        found, end = UNKNOWN, Text(f"failed: {row.reason}", "red")
     return [row.name, row.size, found, *f1, *seconds, end]
 
 

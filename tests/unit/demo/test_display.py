@@ -54,6 +54,11 @@ def test_the_table_has_every_image() -> None:
     assert bad.split("failed: ")[1].strip() == FAILED["reason"]
 
 
+def test_a_reason_names_the_image_and_not_the_upload() -> None:
+    fields = {"input_file_name": "uploads/5f0c.tif", "reason": "The image '5f0c.tif' cannot be read"}
+    assert Row("a", Path("my/a.tif"), fields).reason == "The image 'a.tif' cannot be read"
+
+
 def test_without_truth_there_is_no_score() -> None:
     out = console()
     out.print(results_table([Row("a", Path("a.tif"), DONE, "8 x 8", 1, None, Path("a.zip"))]))
