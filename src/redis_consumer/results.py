@@ -63,28 +63,33 @@ def save_maps(
 def save_channels(array: AnyArray, name: str, folder: str | Path) -> list[str]:
     """Write each channel (last axis) of `array` as ``<name>_feature_<channel>.tif``; return the paths in order.
 
-    An array of rank 2 is one channel.  `name` is used as it is: the caller vouches for it.
+    An array of rank 2 is one channel.  `name` has no extension; it cannot lead out of `folder`.
     """
     channels = array[..., np.newaxis] if array.ndim == 2 else array  # noqa: PLR2004 - rows and columns only
+    stem = safe_name(name)
     return [
-        _save(channels[..., c], PER_FEATURE.format(name=name, feature=c), folder).path
+        _save(channels[..., c], PER_FEATURE.format(name=stem, feature=c), folder).path
         for c in range(channels.shape[-1])
     ]
 
 
 def entry_stem(name: str) -> str:
-    """Return the user's file name without its last extension, as a relative path that stays where it is put.
+    """Return the user's file name without its last extension, as a relative path that stays where it is put."""
+    safe = PurePosixPath(safe_name(name) or "image")
+    return str(safe.with_name(safe.stem))
 
-    Folders are kept; ``..``, ``.``, drive letters and control characters are not.  Never empty.
+
+def safe_name(name: str) -> str:
+    """Return a name or folder of the user's as a relative path that stays where it is put.
+
+    Folders are kept; ``..``, ``.``, drive letters and control characters are not, and long parts are shortened.
+    Empty if nothing is left.
     """
     clean = "".join("_" if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in name.replace("\\", "/"))
     parts = [part for part in clean.split("/") if part.strip() not in ("", ".", "..")]
-    if parts and clean[1:3] == ":/":
+    if clean[1:3] == ":/":
         parts = parts[1:]
-    if not parts:
-        return "image"
-    *folders, base = [_shortened(part) for part in parts]
-    return str(PurePosixPath(*folders, PurePosixPath(base).stem))
+    return "/".join(_shortened(part) for part in parts)
 
 
 def _shortened(part: str) -> str:
