@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from redis_consumer.errors import AccessDenied, SettingsError, StorageUnavailable
 from redis_consumer.storage.clients import StorageOptions
@@ -243,3 +245,20 @@ def test_a_missing_bucket_is_told_from_a_missing_object(endpoint: str, bucket: B
         with pytest.raises(StorageUnavailable, match=r"The bucket 'gs://another-bucket' does not exist"):
             action()
     assert bucket.objects == {}
+
+
+def test_a_signed_link_is_made_with_the_service_accounts_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    private = rsa.generate_private_key(65537, 2048)
+    encoding = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    key = {
+        "type": "service_account",
+        "client_email": "worker@project",
+        "private_key": private.private_bytes(*encoding).decode(),
+        "private_key_id": "1",
+    }
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(key))
+    url = open_storage("gs://kiosk-bucket", StorageOptions(urls="signed")).url("output/a b.zip")
+    assert url.startswith("https://storage.googleapis.com/kiosk-bucket/output/a%20b.zip?")
+    query = parse_qs(urlsplit(url).query)
+    assert query["X-Goog-Credential"][0].startswith("worker@project/")
+    assert (query["X-Goog-Expires"], query["X-Goog-SignedHeaders"]) == (["604800"], ["host"])
