@@ -146,7 +146,7 @@ def _flood(heights: Floats, seeds: Mask, mask: Mask, *, corners: bool = True) ->
 
     Seeds that touch, with `corners` even at a corner, are one.
     """
-    # Regions with a single seed need no flood, and leaving them out saves a third of the time.  But then seeds of
+    # Regions with a single seed need no flood, and leaving them out saves up to a third of the time.  But then seeds of
     # equal height are taken in another order, and pixels between them change sides: tried, and not worth it.
     neighbours = scipy.ndimage.generate_binary_structure(seeds.ndim, seeds.ndim if corners else 1)
     markers, _ = scipy.ndimage.label(seeds, neighbours)
