@@ -43,7 +43,7 @@ def build_worker(settings: Settings) -> Worker:
     check_storage(storage)
     redis = build_redis(settings)
     stopping = threading.Event()
-    server, limits = build_model_server(settings), BatchLimits()
+    server, limits = build_model_server(settings, stopping), BatchLimits()
     heartbeat = Heartbeat(settings.lease_seconds)
     sweeper = RedisSweeper(redis, lease_seconds=settings.lease_seconds)
     sweeping = Every(settings.lease_seconds / 2, sweeper.sweep, "sweep")
@@ -137,7 +137,7 @@ def check_storage(storage: ObjectStorage) -> None:
         log.warning("Results in %s can be read by everybody who has the link; OUTPUT_ACL=private ends it", storage)
 
 
-def build_model_server(settings: Settings) -> TensorFlowServing:
+def build_model_server(settings: Settings, stopping: threading.Event) -> TensorFlowServing:
     """Return the model server of the settings; nothing is sent yet."""
     credentials = None
     if settings.tf_tls:
@@ -149,4 +149,5 @@ def build_model_server(settings: Settings) -> TensorFlowServing:
         credentials=credentials,
         timeout_seconds=settings.grpc_timeout,
         describe_seconds=settings.metadata_expire_time,
+        pause=stopping.wait,
     )
