@@ -6,6 +6,7 @@ import logging
 import secrets
 import sys
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ from redis_consumer.storage.object_store import ObjectStorage, open_storage
 from redis_consumer.worker import Lane, Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redis_consumer.settings import Settings
     from redis_consumer.worker import Companion
 
@@ -43,7 +46,7 @@ def build_worker(settings: Settings) -> Worker:
     check_storage(storage)
     redis = build_redis(settings)
     stopping = threading.Event()
-    server, limits = build_model_server(settings, stopping), BatchLimits()
+    server, limits = build_model_server(settings, stopping.wait), BatchLimits()
     heartbeat = Heartbeat(settings.lease_seconds)
     sweeper = RedisSweeper(redis, lease_seconds=settings.lease_seconds)
     sweeping = Every(settings.lease_seconds / 2, sweeper.sweep, "sweep")
@@ -137,7 +140,7 @@ def check_storage(storage: ObjectStorage) -> None:
         log.warning("Results in %s can be read by everybody who has the link; OUTPUT_ACL=private ends it", storage)
 
 
-def build_model_server(settings: Settings, stopping: threading.Event) -> TensorFlowServing:
+def build_model_server(settings: Settings, pause: Callable[[float], object] = time.sleep) -> TensorFlowServing:
     """Return the model server of the settings; nothing is sent yet."""
     credentials = None
     if settings.tf_tls:
@@ -149,5 +152,5 @@ def build_model_server(settings: Settings, stopping: threading.Event) -> TensorF
         credentials=credentials,
         timeout_seconds=settings.grpc_timeout,
         describe_seconds=settings.metadata_expire_time,
-        pause=stopping.wait,
+        pause=pause,
     )
