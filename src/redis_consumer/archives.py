@@ -112,7 +112,7 @@ def _add(archive: zipfile.ZipFile, entry: Entry) -> None:
     info = zipfile.ZipInfo(entry.name, EPOCH)
     is_packed = Path(entry.name).suffix.lower() in COMPRESSED
     info.compress_type = zipfile.ZIP_STORED if is_packed else zipfile.ZIP_DEFLATED
-    info.external_attr = 0o644 << 16
+    info.external_attr = (stat.S_IFREG | 0o644) << 16
     info.file_size = Path(entry.path).stat().st_size  # decides whether the entry needs zip64
     with Path(entry.path).open("rb") as source, archive.open(info, "w") as target:
         if not is_packed:
