@@ -63,8 +63,16 @@ def save_sum(folder: Path, name: str) -> Path:
     )
 
 
-def save_nuclei(folder: Path, name: str, version: int, *, threshold: float = 0.3, size: int | None = None) -> Path:
-    """Write a stand-in for a nuclei model: both heads are relu(mean of 9 x 9 pixels - `threshold`).
+def save_nuclei(
+    folder: Path,
+    name: str,
+    version: int,
+    *,
+    threshold: float = 0.3,
+    size: int | None = None,
+    heads: Sequence[str] = ("semantic_0", "semantic_1"),
+) -> Path:
+    """Write a stand-in for a nuclei model: each of `heads` is relu(mean of 9 x 9 pixels - `threshold`).
 
     It takes images of any size, or of `size` x `size` pixels only.
     """
@@ -75,7 +83,6 @@ def save_nuclei(folder: Path, name: str, version: int, *, threshold: float = 0.3
         helper.make_node("Sub", ["mean", "threshold"], ["above"]),
         helper.make_node("Relu", ["above"], ["head"]),
     ]
-    heads = ("semantic_0", "semantic_1")
     nodes += [helper.make_node("Transpose", ["head"], [head], perm=[0, 2, 3, 1]) for head in heads]
     return _save(
         folder / name / str(version),

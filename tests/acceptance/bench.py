@@ -35,6 +35,8 @@ from redis_consumer.testing.servers import HOST, free_port, start_redis
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from tests.acceptance.tap import Command
+
     from redis_consumer.arrays import AnyArray
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +70,7 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         for program in self.programs:
             if program.process.poll() is None:
-                program.process.terminate()  # all at once; each is waited for below
+                program.process.kill()  # quick; how a worker ends by itself has tests of its own
         self._cleanup.close()
 
     def _start(self) -> None:
@@ -140,7 +142,7 @@ class Bench:
         return found[0]
 
     def worker(self, name: str, **variables: str) -> Child:
-        """Start a worker, as a container image does; it need not be ready yet."""
+        """Start a worker, as a container image does; it is not ready yet, and need not be."""
         command = [sys.executable, str(ROOT / "consume-redis-events.py")]
         return self.start(name, command, self.environ(HOSTNAME=name, **variables))
 
@@ -251,12 +253,16 @@ class Bench:
         """Return every word that the job's `status` took, in order."""
         return [fields["status"] for fields in self.writes(key) if "status" in fields]
 
-    def writes(self, key: str) -> Iterator[dict[str, str]]:
-        """Return each write into a job's hash."""
+    def heard(self) -> list[Command]:
+        """Return every command that the server has executed up to now."""
         token = uuid.uuid4().hex
         self.redis.echo(token)
         wait_until(lambda: self.tap.saw("echo", token), "the tap")
-        for command in self.tap.commands:
+        return list(self.tap.commands)
+
+    def writes(self, key: str) -> Iterator[dict[str, str]]:
+        """Return each write into a job's hash."""
+        for command in self.heard():
             if command.words[0].lower() in {"hset", "hmset"} and command.words[1] == key:
                 yield dict(zip(command.words[2::2], command.words[3::2], strict=True))
 
@@ -284,11 +290,14 @@ def job_hash(queue: str, input_file_name: str | None, **fields: str | None) -> t
 
 
 def save_models(folder: Path) -> None:
-    """Write stand-ins of the nuclei model.  Version 2 sees nothing, so that a result tells who made it."""
-    save_nuclei(folder, "NuclearSegmentation", 1)
-    save_nuclei(folder, "NuclearSegmentation", 2, threshold=1e6)
+    """Write stand-ins of the nuclei model.  The latest version sees nothing, so that a result tells who made it."""
+    for version in (1, 6):
+        save_nuclei(folder, "NuclearSegmentation", version)
+    save_nuclei(folder, "NuclearSegmentation", 7, threshold=1e6)
     save_nuclei(folder, "CytoplasmSegmentation", 5)
     save_nuclei(folder, "FixedSize", 1, size=128)
+    save_nuclei(folder, "Membranes", 3)
+    save_nuclei(folder, "OneHead", 1, heads=["prediction"])
     if DEMO_MODEL.exists():
         (folder / "Demo").symlink_to(DEMO_MODEL.parents[1])
 
