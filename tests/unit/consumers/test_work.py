@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from redis_consumer.consumers import work as work_module
+from redis_consumer.consumers.work import Work
+from redis_consumer.errors import JobRejected, LeaseLost, ObjectNotFound
+from redis_consumer.job import Status
+from redis_consumer.queues.base import Place
+from redis_consumer.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.unit.consumers.lab import Lab
+
+
+class Clock:
+    """Stands in for the module `time` in there."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(work_module, "time", clock)
+    return clock
+
+
+def bench(lab: Lab, **fields: str) -> Work:
+    return Work(lab.claim(**fields), lab.queue, lab.storage, str(lab.folder))
+
+
+class TestStages:
+    def test_each_stage_is_one_write_with_the_seconds_of_the_one_before(self, lab: Lab, clock: Clock) -> None:
+        work = bench(lab)
+        for seconds, stage in [(1, Status.PRE_PROCESSING), (2, Status.PREDICTING), (3, Status.POST_PROCESSING)]:
+            clock.now += seconds
+            work.enter(stage)
+        assert lab.queue.writes == [
+            {"status": "pre-processing", "download_time": 1},
+            {"status": "predicting", "preprocess_time": 2},
+            {"status": "post-processing", "prediction_time": 3},
+        ]
+
+    def test_a_stage_that_is_entered_twice_adds_up(self, lab: Lab, clock: Clock) -> None:
+        work = bench(lab)
+        for stage in (Status.PREDICTING, Status.POST_PROCESSING, Status.PREDICTING, Status.SAVING_RESULTS):
+            clock.now += 1
+            work.enter(stage)
+        assert lab.queue.writes[1]["prediction_time"] == 1
+        assert lab.queue.writes[-1]["prediction_time"] == 2
+
+    def test_the_stage_that_runs_is_not_begun_again(self, lab: Lab, clock: Clock) -> None:
+        work = bench(lab)
+        work.enter(Status.PREDICTING)
+        clock.now += 1
+        work.enter(Status.PREDICTING)
+        assert lab.queue.words() == ["predicting"]
+
+    def test_a_stage_without_a_word_leaves_its_fields_to_the_next(self, lab: Lab, clock: Clock) -> None:
+        work = Work(lab.claim(), lab.queue, lab.storage, str(lab.folder), unspoken={Status.POST_PROCESSING})
+        work.enter(Status.PREDICTING)
+        clock.now += 3
+        work.enter(Status.POST_PROCESSING)
+        clock.now += 4
+        work.enter(Status.SAVING_RESULTS)
+        assert lab.queue.words() == ["predicting", "saving-results"]
+        assert lab.queue.writes[-1] == {"status": "saving-results", "prediction_time": 3, "postprocess_time": 4}
+
+    def test_notes_go_with_the_next_stage(self, lab: Lab, clock: Clock) -> None:
+        work = bench(lab)
+        assert clock.now
+        work.note(predict_retries=2)
+        assert lab.queue.writes == []
+        work.enter(Status.PREDICTING, {"extra": "yes"})
+        assert lab.queue.writes == [{"status": "predicting", "download_time": 0, "predict_retries": 2, "extra": "yes"}]
+
+    def test_who_lost_the_lease_learns_of_it(self, lab: Lab) -> None:
+        work = bench(lab)
+        lab.queue.release(work.job, Place.BACK)
+        with pytest.raises(LeaseLost):
+            work.enter(Status.PREDICTING)
+
+
+def test_progress_is_written_in_percent_and_at_most_once_a_second(lab: Lab, clock: Clock) -> None:
+    work = bench(lab)
+    for pause, done in [(0, 0.1), (0.5, 0.2), (0.6, 0.329), (0.9, 0.9), (0.1, 1.0)]:
+        clock.now += pause
+        work.progress(done)
+    assert lab.queue.writes == [{"progress": 10}, {"progress": 32}, {"progress": 100}]
+
+
+class TestLoad:
+    def test_the_image_is_read_as_the_job_describes_it(self, lab: Lab) -> None:
+        key = lab.put(np.zeros((5, 6, 2), np.uint8), "a.npy")
+        work = bench(lab, input_file_name=key, dimension_order="YXC")
+        assert work.load(Settings()).pixels.shape == (1, 5, 6, 2)
+        assert lab.queue.words() == ["pre-processing"]
+
+    def test_the_settings_limit_its_size(self, lab: Lab) -> None:
+        work = bench(lab, input_file_name=lab.put(np.zeros((5, 6), np.uint8), "a.tif"))
+        with pytest.raises(JobRejected, match=r"has 5 x 6 pixels: allowed are 4 x 2048 \(MAX_IMAGE_HEIGHT"):
+            work.load(Settings(max_image_height=4))
+
+    def test_a_missing_object_is_named(self, lab: Lab) -> None:
+        with pytest.raises(ObjectNotFound, match=r"uploads/absent\.tif"):
+            bench(lab, input_file_name="uploads/absent.tif").load(Settings())
+
+    @pytest.mark.parametrize("name", ["", " "])
+    def test_a_missing_field_is_named(self, lab: Lab, name: str) -> None:
+        with pytest.raises(JobRejected, match="The field 'input_file_name' is missing or blank"):
+            bench(lab, input_file_name=name).load(Settings())
+
+
+class TestDeliver:
+    def test_the_result_is_uploaded_and_its_fields_wait_for_the_settle(self, lab: Lab, clock: Clock) -> None:
+        work = bench(lab)
+        work.enter(Status.SAVING_RESULTS)
+        work.note(remark="fine")
+        clock.now += 2
+        path = lab.folder / "labels.tif"
+        path.write_bytes(b"labels")
+        assert work.deliver([(str(path), "cells_feature_0.tif")]) == "done"
+        assert lab.broker.jobs[work.job.key]["status"] == "saving-results"  # nobody sees half a result
+        lab.queue.settle(work.job, "done", {})
+        fields = lab.broker.jobs[work.job.key]
+        assert (fields["status"], fields["progress"], fields["total_jobs"]) == ("done", "100", "1")
+        assert (fields["upload_time"], fields["remark"]) == ("2.0", "fine")
+        assert fields["output_file_name"].startswith("output/")
+        assert fields["output_url"] == lab.storage.url(fields["output_file_name"])
+        assert Path(lab.folder, "bucket", fields["output_file_name"]).is_file()
+
+    def test_no_two_results_share_a_name(self, lab: Lab) -> None:
+        (lab.folder / "labels.tif").touch()
+        names = set()
+        for _ in range(2):
+            work = bench(lab)
+            lab.queue.settle(work.job, work.deliver([(str(lab.folder / "labels.tif"), "a.tif")]), {})
+            names.add(lab.broker.jobs[work.job.key]["output_file_name"])
+        assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"original_name": "plate 1/a.tif", "input_file_name": "uploads/1.tif"}, "plate 1/a.tif"),
+        ({"original_name": " ", "input_file_name": "uploads/1.tif"}, "1.tif"),
+        ({"input_file_name": "uploads/b/1.tif"}, "1.tif"),
+    ],
+)
+def test_results_carry_the_users_name_or_the_keys(lab: Lab, fields: dict[str, str], name: str) -> None:
+    assert bench(lab, **fields).name == name
