@@ -31,10 +31,7 @@ if not has(mine, job) then
 end
 
 local status = status_of(job)
-if not is_open(job) then
-  redis.call('EXPIRE', record(job), RECORD_SECONDS)
-  return dropped(status and 'final' or 'missing')
-end
+if not is_open(job) then return dropped(status and 'final' or 'missing') end
 
 -- A lease on our own list is no duplicate: an earlier claim of ours went unanswered.
 if held_elsewhere(job, mine) then return dropped('duplicate') end

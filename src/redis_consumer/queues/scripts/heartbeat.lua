@@ -2,6 +2,7 @@
 local job, token, pod = KEYS[1], ARGV[1], ARGV[2]
 if not held(job, token) then return 'lost' end
 lease(job, tonumber(ARGV[3]))
+keep_record(job)
 touch(job, pod)
 -- The janitor may have taken the entry out.  The autoscaler must see that there is work.
 local list = recorded(job, 'list')

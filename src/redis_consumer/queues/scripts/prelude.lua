@@ -22,7 +22,9 @@
 
 local LISTS, LEASES, SEEN, DEAD =
   'redis-consumer:lists', 'redis-consumer:leases', 'redis-consumer:seen', 'redis-consumer:dead'
-local RECORD_SECONDS = 86400  -- a record outlives its job by so much: longer than anybody repeats a settle
+-- A record lives so long after its last write: longer than anybody repeats a settle, or a poisoned job waits.  It
+-- cannot end with its job, since foreign programs end jobs too.
+local RECORD_SECONDS = 7 * 86400
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -59,8 +61,13 @@ local function recorded(job, name)
   return redis.call('HGET', record(job), name) or nil
 end
 
+local function keep_record(job)
+  redis.call('EXPIRE', record(job), RECORD_SECONDS)
+end
+
 local function set_recorded(job, ...)
   redis.call('HSET', record(job), ...)
+  keep_record(job)
 end
 
 -- The job's hash.
@@ -126,7 +133,6 @@ end
 local function void(job)
   redis.call('HDEL', record(job), 'token', 'list')
   redis.call('ZREM', LEASES, job)
-  if not is_open(job) then redis.call('EXPIRE', record(job), RECORD_SECONDS) end
 end
 
 local SECRET = {'passw', 'secret', 'token', 'credential', 'signature', 'authorization', 'api_key', 'apikey',
