@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from redis_consumer.errors import JobRejected
+from redis_consumer.grpc_clients import PredictClient
 from redis_consumer.job import Job, ModelId, Status
 from redis_consumer.models.batching import BatchLimits
 from redis_consumer.wire.tensors import data_type_of, type_name
@@ -144,6 +145,11 @@ class TensorFlowServingConsumer(Consumer):
         chosen = [v for k, v in outputs.items() if k.startswith("prediction")] or list(outputs.values())
         return chosen[0] if len(chosen) == 1 else chosen
 
+    def _get_predict_client(self, model_name: str, model_version: str | int) -> PredictClient:
+        """Return a client for one model, as old consumers use it: ``client.predict([{"in_tensor_name": ...}])``."""
+        settings = self._tools().settings
+        return PredictClient(f"{settings.tf_host}:{settings.tf_port}", model_name, model_version)
+
     def get_model_metadata(self, model_name: str, model_version: str | int) -> list[dict[str, Any]]:
         """Return the model's inputs as old consumers read them: name, TensorFlow dtype, shape with -1 for free."""
         return [
@@ -155,10 +161,10 @@ class TensorFlowServingConsumer(Consumer):
             for spec in self._inputs(self.model_id(model_name, model_version))
         ]
 
-    def model_id(self, name: str, version: str | int | None = None) -> ModelId:
+    def model_id(self, name: str | None, version: str | int | None = None) -> ModelId:
         """Return the model of these two fields; JobRejected names the one that is wrong."""
         try:
-            return ModelId.of(name, version)
+            return ModelId.of(name or "", version)
         except ValueError as error:
             raise JobRejected(f"The fields 'model_name' and 'model_version' are wrong: {error}") from None
 
