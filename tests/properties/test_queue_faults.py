@@ -173,7 +173,7 @@ class SteppedWaiter:
     def __init__(self, client: RedisClient, faults: Faults) -> None:
         self._client, self._faults = client, faults
 
-    def call(self, _blmove: str, source: bytes, to: bytes, *_: object, **__: float) -> Any:
+    def call(self, _move: str, source: bytes, to: bytes, *_: object, **__: float) -> Any:
         return self._faults.run("move", ("",), lambda: self._client.lmove(source, to, "RIGHT", "LEFT"))
 
     def end(self) -> None:

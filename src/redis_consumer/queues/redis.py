@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHORTEST_WAIT_SECONDS = 0.001
-"""0 would block for ever."""
+"""Less is rounded to 0 by some servers, and 0 blocks for ever."""
 PATIENCE_SECONDS = 10.0
 """How long a settle or a release is repeated before it is left to the next claim."""
 
@@ -130,10 +130,13 @@ class RedisJobQueue:
         self._unanswered = None
         return entries[-1] if entries else None
 
-    def _next_entry(self, timeout: float) -> str | None:
-        seconds = max(timeout, SHORTEST_WAIT_SECONDS)
-        move = ("BLMOVE", packed(self._queue), packed(self._list), "RIGHT", "LEFT", seconds)
-        entry: str | None = self._waiter.call(*move, seconds=seconds)
+    def _next_entry(self, seconds: float) -> str | None:
+        ends = packed(self._queue), packed(self._list), "RIGHT", "LEFT"
+        entry: str | None
+        if seconds < SHORTEST_WAIT_SECONDS:
+            entry = self._waiter.call("LMOVE", *ends, seconds=0)
+        else:
+            entry = self._waiter.call("BLMOVE", *ends, seconds, seconds=seconds)
         return entry
 
     def _claim(self, key: str) -> Job | None:
