@@ -21,6 +21,8 @@ from redis_consumer.errors import JobRejected, RetryJob
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from redis_consumer.settings import Settings
+
 LEVEL = 1
 """Label images shrink to 2 to 5 % at any level; level 6 takes three times as long for half of that."""
 BLOCK_BYTES = 2**20
@@ -48,6 +50,11 @@ class ArchiveLimits:
     """All members together, unpacked."""
     ratio: int = 1100
     """Unpacked to packed size; honest deflate reaches 1032, overlapping members more."""
+
+
+def archive_limits(settings: Settings) -> ArchiveLimits:
+    """Return the limits that the operator set."""
+    return ArchiveLimits(settings.max_archive_members, settings.max_archive_bytes, settings.max_archive_ratio)
 
 
 def zip_files(entries: Iterable[tuple[str | Path, str]], destination: str | Path) -> str:

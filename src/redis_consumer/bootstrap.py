@@ -8,28 +8,44 @@ import sys
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
 
 from redis_consumer.client import Client
-from redis_consumer.consumers import CONSUMERS, Consumer, Tools
+from redis_consumer.consumers import CONSUMERS, Tools
 from redis_consumer.consumers.plugins import find_consumer
-from redis_consumer.errors import StorageUnavailable
-from redis_consumer.middleware import Every, Heartbeat, Once, wrapped
+from redis_consumer.consumers.work import TIME_FIELDS
+from redis_consumer.errors import (
+    AccessDenied,
+    ConsumerError,
+    JobRejected,
+    PredictionFailed,
+    ServerNotReady,
+    SettingsError,
+    StorageUnavailable,
+)
+from redis_consumer.limits import MemoryLimit, TimeLimit
+from redis_consumer.middleware import Every, Heartbeat, NoObserver, Once, wrapped
 from redis_consumer.models.batching import BatchLimits
 from redis_consumer.models.patience import PatientModelServer
 from redis_consumer.models.tf_serving import TensorFlowServing
+from redis_consumer.queues.depth import queue_depth
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
 from redis_consumer.queues.sweeper import RedisSweeper
 from redis_consumer.redis import RedisClient
 from redis_consumer.storage.clients import StorageOptions
 from redis_consumer.storage.object_store import ObjectStorage, open_storage
-from redis_consumer.worker import Lane, Worker
+from redis_consumer.worker import STILL_SECONDS, Lane, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
+    from redis_consumer.health import Health
+    from redis_consumer.job import ModelId
+    from redis_consumer.metrics import Metrics
+    from redis_consumer.middleware import Observer
     from redis_consumer.settings import Settings
     from redis_consumer.worker import Companion
 
@@ -49,36 +65,134 @@ def build_worker(settings: Settings) -> Worker:
     server, limits = build_model_server(settings, stopping.wait), BatchLimits()
     heartbeat = Heartbeat(settings.lease_seconds)
     sweeper = RedisSweeper(redis, lease_seconds=settings.lease_seconds)
-    sweeping = Every(settings.lease_seconds / 2, sweeper.sweep, "sweep")
+    metrics = build_metrics(settings, redis) if settings.health_port else None
+    observer: Observer = metrics or NoObserver()
+    sweeping = Every(settings.lease_seconds / 2, observer.sweep(sweeper.sweep), "sweep")
+    time_limit = TimeLimit(settings.max_job_seconds, lambda error: worker.stop(because=error))
     warming = Once(consumer_type.warm_up, "warm-up")
     process = secrets.token_hex(4)
 
-    def tools(number: int) -> Tools:
+    def lane(number: int) -> Lane:
+        queue, observed = observer.lane(build_queue(settings, redis, f"{process}-{number}"))
         retries: deque[str] = deque()
+
+        def refused(error: ConsumerError) -> None:
+            retries.append(str(error))
+            if isinstance(error, ServerNotReady):
+                time_limit.restart(queue)
+            observer.refused(error)
+
         models = PatientModelServer(
             server,
             wait_seconds=settings.model_wait,
             max_retry=settings.max_retry if settings.max_retry > 0 else sys.maxsize,
             max_pause_seconds=max(settings.grpc_backoff, SHORTEST_BACKOFF_SECONDS),
             stop=stopping.is_set,
-            on_retry=lambda error: retries.append(str(error)),
+            on_retry=refused,
         )
-        return Tools(build_queue(settings, redis, f"{process}-{number}"), models, settings, limits, retries)
+        consumer = consumer_type(redis, observer.storage(storage), settings.queue, name=settings.hostname)
+        consumer.equip(Tools(queue, models, settings, limits, retries))
+        return Lane(queue, wrapped(consumer.handle, observed, heartbeat.around(queue), time_limit.around(queue)))
 
-    lanes = [
-        build_lane(consumer_type, redis, storage, tools(number), heartbeat) for number in range(settings.concurrency)
-    ]
-    companions: list[Companion] = [heartbeat, sweeping, warming]
-    return Worker(lanes, companions=companions, drain_seconds=settings.drain_seconds, stopping=stopping)
+    lanes = [lane(number) for number in range(settings.concurrency)]
+    companions: list[Companion] = [heartbeat, sweeping, warming, time_limit]
+    if metrics:
+        live = liveness(lanes, heartbeat, time_limit, stopping, settings.drain_seconds)
+        needed = server if consumer_type.needs_model_server else None
+        checks = readiness(redis, storage, needed, settings.nuclear_model)
+        companions.append(build_health(settings, live, checks, metrics))
+    worker = Worker(
+        lanes,
+        companions=companions,
+        drain_seconds=settings.drain_seconds,
+        stopping=stopping,
+        worn_out=MemoryLimit(settings.max_rss_mb),
+    )
+    return worker
 
 
-def build_lane(
-    consumer_type: type[Consumer], redis: RedisClient, storage: ObjectStorage, tools: Tools, heartbeat: Heartbeat
-) -> Lane:
-    """Return one lane, with a consumer of its own."""
-    consumer = consumer_type(redis, storage, tools.settings.queue, name=tools.settings.hostname)
-    consumer.equip(tools)
-    return Lane(tools.jobs, wrapped(consumer.handle, heartbeat.around(tools.jobs)))
+def build_metrics(settings: Settings, redis: RedisClient) -> Metrics:
+    """Return what counts for Prometheus; its library is loaded where somebody may ask."""
+    from redis_consumer.health import Question
+    from redis_consumer.metrics import Metrics
+
+    stages = {field: str(stage) for stage, field in TIME_FIELDS.items()}
+    metrics = Metrics(queue=settings.queue, consumer_type=settings.consumer_type, stages=stages)
+    metrics.watch_queue(settings.queue, Question(partial(queue_depth, redis, settings.queue)).answer)
+    return metrics
+
+
+def build_health(
+    settings: Settings,
+    live: Mapping[str, Callable[[], str]],
+    checks: Mapping[str, Callable[[], object]],
+    metrics: Metrics,
+) -> Health:
+    """Return the companion that answers probes."""
+    from redis_consumer.health import Health, Question
+
+    ready = {name: Question(partial(fault_of, name, check)) for name, check in checks.items()}
+    return Health(settings.health_port, live=live, ready=ready, metrics=metrics.render)
+
+
+def liveness(
+    lanes: Sequence[Lane],
+    heartbeat: Heartbeat,
+    time_limit: TimeLimit,
+    stopping: threading.Event,
+    drain_seconds: float,
+) -> dict[str, Callable[[], str]]:
+    """Return what must move in this process.  Lanes that a drain has ended need not."""
+
+    def unless_stopping(lane: Lane) -> str:
+        return "" if stopping.is_set() else lane.fault()
+
+    return {
+        **{f"lane-{number}": partial(unless_stopping, lane) for number, lane in enumerate(lanes)},
+        "heartbeat": heartbeat.fault,
+        "time-limit": time_limit.fault,
+        "jobs": partial(time_limit.stuck, drain_seconds + STILL_SECONDS),
+    }
+
+
+def readiness(
+    redis: RedisClient, storage: ObjectStorage, server: TensorFlowServing | None, model: ModelId
+) -> dict[str, Callable[[], object]]:
+    """Return what must answer before jobs can be done."""
+    checks: dict[str, Callable[[], object]] = {"redis": partial(ping, redis), "storage": storage.check}
+    if server:
+        checks["model-server"] = partial(check_model_server, server, model)
+    return checks
+
+
+def ping(redis: RedisClient) -> None:
+    """Ask Redis once."""
+    with redis.translated() as master:
+        master.ping()
+
+
+def check_model_server(server: TensorFlowServing, model: ModelId) -> None:
+    """Ask whether the model server answers; what it serves is the jobs' business."""
+    try:
+        server.states(model)
+    except AccessDenied:
+        raise
+    except JobRejected:
+        return
+    except PredictionFailed as error:
+        if "(UNIMPLEMENTED)" not in str(error):  # not every server that predicts can tell its states
+            raise
+
+
+def fault_of(name: str, check: Callable[[], object]) -> str:
+    """Return what is wrong, without names, paths and secrets: everybody in the cluster may ask.  The log says more."""
+    try:
+        check()
+    except ConsumerError as error:
+        log.warning("Not ready, %s: %s", name, error)
+        refused = isinstance(error, SettingsError | AccessDenied)
+        return "refuses us, or is not as the settings say" if refused else "does not answer"
+    return ""
 
 
 def build_queue(settings: Settings, redis: RedisClient, lane: str) -> RedisJobQueue:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Protocol
 
 from redis_consumer.errors import ConsumerError, LeaseLost
+from redis_consumer.worker import STILL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redis_consumer.job import Job
     from redis_consumer.queues.base import JobQueue
+    from redis_consumer.storage.base import Storage
 
     Handle = Callable[[Job], str]
     Middleware = Callable[[Handle, Job], str]
@@ -25,6 +28,41 @@ log = logging.getLogger(__name__)
 
 LONGEST_BEAT_SECONDS = 5.0
 """The janitor protects a job whose `updated_at` is younger than 15 s; three beats fit in."""
+
+
+class Observer(Protocol):
+    """Counts what happens, by standing around the ports: nobody has to tell it."""
+
+    def lane(self, queue: JobQueue) -> tuple[JobQueue, Middleware]:
+        """Return the lane's queue to use instead, and the middleware that belongs to it; the outermost one."""
+
+    def storage(self, storage: Storage) -> Storage:
+        """Return the storage to use instead."""
+
+    def sweep(self, sweep: Callable[[], int]) -> Callable[[], int]:
+        """Return the sweep to use instead."""
+
+    def refused(self, error: ConsumerError) -> None:
+        """Hear that the model server is asked again after this error."""
+
+
+class NoObserver:
+    """Counts nothing, and costs nothing."""
+
+    def lane(self, queue: JobQueue) -> tuple[JobQueue, Middleware]:
+        """See `Observer.lane`."""
+        return queue, lambda handle, job: handle(job)
+
+    def storage(self, storage: Storage) -> Storage:
+        """See `Observer.storage`."""
+        return storage
+
+    def sweep(self, sweep: Callable[[], int]) -> Callable[[], int]:
+        """See `Observer.sweep`."""
+        return sweep
+
+    def refused(self, error: ConsumerError) -> None:
+        """See `Observer.refused`."""
 
 
 def wrapped(handle: Handle, *middlewares: Middleware) -> Handle:
@@ -47,10 +85,21 @@ class Every:
         self._name = name
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._turned_at = time.monotonic()
 
     def start(self) -> None:
         """Begin, with a pause first."""
+        self.turn()
         self._thread.start()
+
+    def turn(self) -> None:
+        """Say that the thread moves; an action of many steps says so after each."""
+        self._turned_at = time.monotonic()
+
+    def fault(self) -> str:
+        """Return what is wrong with the thread, or nothing."""
+        still = time.monotonic() - self._turned_at
+        return f"has not moved for {still:.0f} s" if still > self._seconds + STILL_SECONDS else ""
 
     def stop(self) -> None:
         """End the thread; waits a moment for a call that is under way."""
@@ -60,6 +109,7 @@ class Every:
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):
+            self.turn()
             try:
                 self._action()
             except ConsumerError as error:
@@ -122,6 +172,7 @@ class Heartbeat(Every):
         with self._lock:
             held = list(self._held.values())
         for queue, job in held:
+            self.turn()
             try:
                 queue.heartbeat(job)
             except LeaseLost as error:

@@ -5,6 +5,7 @@ Nothing else in this package uses them.  New consumers read `redis_consumer.imag
 
 from __future__ import annotations
 
+import os
 import tempfile
 import uuid
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ from redis_consumer import archives, results
 from redis_consumer.images import read_image_seed
 from redis_consumer.images.tracks import read_track_file
 from redis_consumer.processing.old import cut_square, pad_reflected, rescale_nearest
+from redis_consumer.settings import Settings
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator
 
     import numpy as np
@@ -67,8 +68,12 @@ def rescale(image: AnyArray, scale: float, channel_axis: int = -1) -> AnyArray:
 
 
 def iter_image_archive(zip_path: StrPath, destination: StrPath) -> Iterator[str]:
-    """Unpack a zip into `destination`, safely, and yield the paths of the files that have an extension."""
-    yield from (str(path) for path in archives.iter_archive(Path(zip_path), Path(destination)) if path.suffix)
+    """Unpack a zip into `destination`, safely, and yield the paths of the files that have an extension.
+
+    The limits are those of the environment, `MAX_ARCHIVE_BYTES` and its like.
+    """
+    limits = archives.archive_limits(Settings.from_environ(os.environ))
+    yield from (str(path) for path in archives.iter_archive(Path(zip_path), Path(destination), limits) if path.suffix)
 
 
 def get_image_files_from_dir(fname: StrPath, destination: StrPath | None = None) -> Iterator[str]:

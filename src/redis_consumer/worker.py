@@ -39,6 +39,9 @@ SIGNAL_SECONDS = 1.0
 """A signal that the system gives to another thread does not wake ours: a wait for it must end now and then."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 """Pauses while Redis does not answer: doubled each time."""
+STILL_SECONDS = 120.0
+"""A thread that should move and did not for so long is stuck.  Every wait for Redis ends sooner, also while it is
+away: time-outs of 5 s, a few in a row, and a look-up of its name."""
 
 
 class Companion(Protocol):
@@ -60,12 +63,20 @@ class Lane:
     """Returns the job's status.  A status that is not final puts the job to the back of its queue."""
     job: Job | None = field(default=None, init=False)
     """The job in hand, for the drain."""
+    turned_at: float = field(default_factory=time.monotonic, init=False)
+    """When it began to look for a job."""
+
+    def fault(self) -> str:
+        """Return what is wrong with the thread, or nothing.  How long a job may take is not judged here."""
+        still = time.monotonic() - self.turned_at
+        return f"has not moved for {still:.0f} s" if self.job is None and still > STILL_SECONDS else ""
 
 
 class Worker:
     """Runs lanes until it is told to stop; then drains them.
 
     `stopping` is set as soon as no more jobs are claimed; whoever waits for something long may look at it.
+    `worn_out` is asked after each job whether the worker should stop now.
     """
 
     def __init__(
@@ -75,22 +86,31 @@ class Worker:
         companions: Sequence[Companion] = (),
         drain_seconds: float = 25.0,
         stopping: threading.Event | None = None,
+        worn_out: Callable[[], bool] = lambda: False,
     ) -> None:
         self._lanes = list(lanes)
         self._companions = list(companions)
         self._drain_seconds = drain_seconds
         self._stopping = stopping or threading.Event()
         self._at_once = threading.Event()
-        self._fatal: SettingsError | None = None
+        self._worn_out = worn_out
+        self._fatal: ConsumerError | None = None
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Claim no more.  `at_once` hands running jobs back now.  Safe in a signal handler and to repeat."""
+    def stop(self, *, at_once: bool = False, because: ConsumerError | None = None) -> None:
+        """Claim no more.  `at_once` hands running jobs back now; `because` is what `run` raises after the drain.
+
+        Safe in a signal handler and to repeat.
+        """
+        self._fatal = self._fatal or because
         if at_once:
             self._at_once.set()
         self._stopping.set()
 
     def run(self) -> None:
-        """Work until `stop`, then drain.  SettingsError if the queue refuses our settings (credentials)."""
+        """Work until `stop`, then drain.  SettingsError if the queue refuses our settings (credentials).
+
+        Or whatever `stop` was called with.
+        """
         threads = [
             threading.Thread(target=self._run_lane, args=(lane,), name=f"lane-{i}", daemon=True)
             for i, lane in enumerate(self._lanes)
@@ -110,24 +130,32 @@ class Worker:
     def _run_lane(self, lane: Lane) -> None:
         pause = FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
+            lane.turned_at = time.monotonic()
             try:
                 lane.job = lane.queue.claim(timeout=CLAIM_SECONDS)
                 pause = FIRST_PAUSE_SECONDS
                 if lane.job:
                     work_off(lane.queue, lane.handle, lane.job, self._stopping)
+                    self._stop_if_worn_out()
             except QueueUnavailable as error:
                 log.warning("The queue does not answer, next try in %.1f s: %s", pause, error)
                 self._stopping.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             except SettingsError as error:
-                self._fatal = error
-                self.stop()
+                self.stop(because=error)
             except BaseException:
                 # A lane must outlive any bug: the job comes back through its lease.
                 log.exception("A lane stumbled; it goes on")
                 self._stopping.wait(LONGEST_PAUSE_SECONDS)
             finally:
+                # In this order: a lane without a job is judged by its last turn.
+                lane.turned_at = time.monotonic()
                 lane.job = None
+
+    def _stop_if_worn_out(self) -> None:
+        # Not before a job: a limit below what an idle worker needs must not keep it from working at all.
+        if self._worn_out():
+            self.stop()
 
     def _drain(self, threads: Sequence[threading.Thread]) -> None:
         """Let running jobs end while there is time, hand the others back, and leave no entry behind."""

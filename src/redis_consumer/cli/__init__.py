@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from redis_consumer import __version__
-from redis_consumer.cli import jobs, local, worker
+from redis_consumer.cli import health, jobs, local, worker
 from redis_consumer.cli.options import FAILED, INTERRUPTED, WRONG_USE
 from redis_consumer.errors import ConsumerError, MissingExtra, SettingsError, reason_of
 
@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     worker.add_run(commands)
+    health.add_health(commands)
     jobs.add_submit(commands)
     jobs.add_status(commands)
     local.add_demo(commands)

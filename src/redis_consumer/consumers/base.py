@@ -74,6 +74,9 @@ class Consumer:
         self._redis_hash = ""
         self._redis_values: dict[str, str] = {}
 
+    needs_model_server: ClassVar[bool] = False
+    """Whether a worker is ready only when the model server answers."""
+
     @staticmethod
     def warm_up() -> None:
         """Load what the first job would wait for: called once, in a thread beside the lanes.  Nothing, by default."""
@@ -123,6 +126,7 @@ class Consumer:
 class TensorFlowServingConsumer(Consumer):
     """A consumer that asks a model server for predictions."""
 
+    needs_model_server: ClassVar[bool] = True
     archive_suffixes: ClassVar[tuple[str, ...]] = (".zip",)
     """Inputs of these kinds belong to the `-zip` queue."""
 

@@ -82,6 +82,26 @@ class Settings:
         group=Group.JOBS,
         common=True,
     )
+    max_job_seconds: float = setting(
+        kinds.number(0, 2_592_000),
+        21_600.0,
+        "A job that takes longer fails, s; waiting for the model server does not count. 0 for no limit",
+        group=Group.JOBS,
+        common=True,
+    )
+    max_rss_mb: float = setting(
+        kinds.number(0),
+        0.0,
+        "A worker that is larger after a job (resident memory, MB) stops, to be started anew; 0 for no limit",
+        group=Group.JOBS,
+    )
+    health_port: int = setting(
+        kinds.integer(0, 65535),
+        0,
+        "Port for `/live`, `/ready` and `/metrics`; 0 for none",
+        group=Group.JOBS,
+        common=True,
+    )
     segmentation_queue: str = setting(
         kinds.queue_name(), "predict", "Where the frames of a movie go", group=Group.JOBS, used_by=_TRACKING
     )
@@ -209,6 +229,18 @@ class Settings:
     max_image_frames: int = setting(kinds.integer(1), 60, "Longest movie, frames", group=Group.IMAGES)
     max_image_pixels: int = setting(
         kinds.integer(1), 2**30, "Most values in one file, all frames and channels together", group=Group.IMAGES
+    )
+    max_archive_members: int = setting(
+        kinds.integer(1), 10_000, "Most files and folders in one zip", group=Group.IMAGES
+    )
+    max_archive_bytes: int = setting(
+        kinds.integer(1), 16 * 2**30, "Largest zip, all its files unpacked, bytes", group=Group.IMAGES
+    )
+    max_archive_ratio: int = setting(
+        kinds.integer(1),
+        1100,
+        "How many times its size a zip may have unpacked; plain compression reaches 1032",
+        group=Group.IMAGES,
     )
     max_scale: float = setting(kinds.positive(), 10.0, "Largest zoom a job may ask for", group=Group.IMAGES)
     min_scale: float = setting(

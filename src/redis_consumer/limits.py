@@ -1,0 +1,162 @@
+"""How long a job may take, and how large a worker may grow.  Knows no images, files, models or Redis.
+
+Python ends no thread from outside.  So a job that takes too long is taken away from its lane: it is made `failed`,
+and since that voids its token, the lane can write nothing more.  If the lane then comes back, it goes on with the
+next job; if it does not, the worker ends, and its supervisor starts a new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redis_consumer.errors import ConsumerError, LeaseLost, SettingsError
+from redis_consumer.job import Status
+from redis_consumer.middleware import Every
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis_consumer.job import Job
+    from redis_consumer.middleware import Handle, Middleware
+    from redis_consumer.queues.base import JobQueue
+
+log = logging.getLogger(__name__)
+
+SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 10.0
+"""Between two looks at the clock: a tenth of the limit, within these."""
+GRACE_SECONDS = 60.0
+"""How long a lane has to come back from a job that was taken away.  A prediction under way ends by GRPC_TIMEOUT."""
+MEGABYTE = 10**6
+
+
+@dataclass
+class Held:
+    """A job in hand, and since when."""
+
+    job: Job
+    since: float
+    taken_at: float | None = None
+    """When it was taken away from its lane."""
+    written: bool = False
+    """Whether Redis knows."""
+
+
+class TimeLimit(Every):
+    """Fails each job that takes longer than `seconds`; 0 is no limit.
+
+    The clock starts anew whenever the model server refuses work: a cold server has a time limit of its own.
+    `on_stuck` is told once that a lane did not come back within `grace_seconds`.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        on_stuck: Callable[[ConsumerError], None],
+        *,
+        grace_seconds: float = GRACE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        look_seconds = min(max(seconds / 10, SHORTEST_LOOK_SECONDS), LONGEST_LOOK_SECONDS)
+        super().__init__(look_seconds, self.look, "time limit")
+        self._limit, self._grace, self._clock = seconds, grace_seconds, clock
+        self._on_stuck = on_stuck
+        self._told = False
+        self._held: dict[JobQueue, Held] = {}
+        self._lock = threading.Lock()
+
+    def around(self, queue: JobQueue) -> Middleware:
+        """Return the middleware for the lane that `queue` belongs to."""
+
+        def limited(handle: Handle, job: Job) -> str:
+            held = Held(job, self._clock())
+            with self._lock:
+                self._held[queue] = held
+            try:
+                status = handle(job)
+            finally:
+                with self._lock:
+                    del self._held[queue]
+            if held.taken_at is not None:
+                raise LeaseLost(self._reason())
+            return status
+
+        return limited
+
+    def restart(self, queue: JobQueue) -> None:
+        """Start the clock of this lane's job anew, unless its time is over."""
+        with self._lock:
+            if (held := self._held.get(queue)) and held.taken_at is None:
+                held.since = self._clock()
+
+    def look(self) -> None:
+        """Take away what is too late; tell of a lane that does not come back."""
+        for queue, held in self._late():
+            if not held.written:
+                self._take_away(queue, held)
+            if not self._told and self._overdue(held) > self._grace:
+                self._told = True
+                self._on_stuck(ConsumerError(f"A lane does not come back from job {held.job.key}: the worker ends"))
+
+    def stuck(self, seconds: float) -> str:
+        """Return what is wrong if a lane is not back `seconds` after `on_stuck` should have ended the process."""
+        with self._lock:
+            late = [held for held in self._held.values() if self._overdue(held) > self._grace + seconds]
+        return f"{len(late)} jobs do not end" if late else ""
+
+    def _late(self) -> list[tuple[JobQueue, Held]]:
+        """Return the jobs whose time is over, and mark them: from here on their handlers' word counts no more."""
+        now = self._clock()
+        with self._lock:
+            late = [(queue, held) for queue, held in self._held.items() if self._limit and now > self._ends(held)]
+            for _, held in late:
+                held.taken_at = now if held.taken_at is None else held.taken_at
+        return late
+
+    def _take_away(self, queue: JobQueue, held: Held) -> None:
+        log.warning("Job %s is taken away from its lane: %s", held.job.key, self._reason())
+        try:
+            queue.settle(held.job, Status.FAILED, {"reason": self._reason()})
+        except LeaseLost as error:
+            log.warning("%s", error)
+        held.written = True
+
+    def _ends(self, held: Held) -> float:
+        return held.since + self._limit
+
+    def _overdue(self, held: Held) -> float:
+        return 0.0 if held.taken_at is None else self._clock() - held.taken_at
+
+    def _reason(self) -> str:
+        return f"The job took longer than MAX_JOB_SECONDS, {self._limit:g} s"
+
+
+class MemoryLimit:
+    """Says whether this process has grown beyond `megabytes` (10^6 bytes, resident); 0 is no limit."""
+
+    def __init__(self, megabytes: float, resident: Callable[[], int] | None = None) -> None:
+        self._megabytes = megabytes
+        self._resident = resident or resident_bytes
+        if megabytes:
+            self._resident()  # a limit that cannot be watched stops the start
+
+    def __call__(self) -> bool:
+        """Look now."""
+        if not self._megabytes or (found := self._resident() / MEGABYTE) <= self._megabytes:
+            return False
+        log.warning("The worker stops: it has grown to %.0f MB, MAX_RSS_MB is %g", found, self._megabytes)
+        return True
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process; SettingsError where the system does not tell (proc(5))."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except OSError:
+        raise SettingsError("MAX_RSS_MB is set; allowed is 0 on a system without /proc") from None
+    return pages * os.sysconf("SC_PAGE_SIZE")
