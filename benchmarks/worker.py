@@ -162,8 +162,8 @@ def resident_mb(pid: int, name: str = "VmRSS") -> float:
 
 def resting_mb(pid: int) -> float:
     """Return the resident memory of a worker that has loaded what it loads at its start."""
-    before, now = 0.0, resident_mb(pid)
-    while now - before > 1:
+    before, now = 0.0, 0.0
+    while now < 1 or now - before > 1:
         time.sleep(RESTING_SECONDS)
         before, now = now, resident_mb(pid)
     return now
