@@ -353,7 +353,7 @@ class QueueUnderFaults(RuleBasedStateMachine):
             late[which % len(late)].pop(0)[2]()
 
     def lease_runs_out(self, which: int) -> None:
-        if leases := [job for job, ends in self.look().leases.items() if ends > 1]:
+        if leases := sorted(job for job, ends in self.look().leases.items() if ends > 1):
             job = leases[which % len(leases)]
             self.costs[job] += 1
             self.client.zadd(LEASES, {job: 1})

@@ -1,8 +1,8 @@
 """The job queue on Redis or Valkey: a lane's view, and the way in.
 
 A claim is BLMOVE into the lane's own list and one script; everything else is one script.  Each claim has a token,
-and nothing is written for who does not know it.  The key space stands in `scripts/prelude.lua`; why each step is
-safe, in docs/decisions.  Knows no worker, no image and no model.
+and nothing is written for who does not know it.  The key space stands in `scripts/prelude.lua`, what each step
+guards against in docs/decisions/queue.md.  Knows no worker, no image and no model.
 """
 
 from __future__ import annotations
@@ -195,7 +195,8 @@ class RedisJobQueue:
 
     def _demand(self, job: Job, ours: bool) -> None:  # noqa: FBT001 - the answer, in a word
         if not ours:
-            self._holding = None
+            if self._holding is job:  # a late heartbeat may be about the job before
+                self._holding = None
             raise LeaseLost(f"Job {job.key} is final, gone, or somebody else's")
 
 
