@@ -32,6 +32,8 @@ ANSWER_SECONDS = 4.0
 KEEP_SECONDS = 5.0
 REQUEST_SECONDS = 5.0
 """A client that stands still for so long is let go."""
+POLL_SECONDS = 0.5
+"""How soon the server notices that it should stop."""
 MOST_REQUESTS = 16
 """At the same time; further ones are let go at once."""
 OK = "ok"
@@ -115,7 +117,7 @@ class Health:
             self._server = Server(("0.0.0.0", self._port), self.page)  # noqa: S104 - probes come from outside the pod
         except OSError as error:
             raise SettingsError(f"HEALTH_PORT is {self._port}: {error.strerror}; allowed is a free port") from error
-        threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), name="health", daemon=True).start()
 
     def stop(self) -> None:
         """Answer no more."""

@@ -452,3 +452,57 @@ class TestRun:
             run.ended()
         assert setup.fields()["status"] == "new"
         assert setup.broker.records[setup.key].deliveries == 0  # as if nobody had taken it
+
+
+class TestLimits:
+    def test_a_worn_out_worker_ends_well_after_the_job_that_wore_it_out(self, setup: Setup) -> None:
+        setup.submitter.submit("q", "b.tif", {})
+        with running(Worker([Lane(setup.queue, lambda _: "done")], worn_out=lambda: True)) as run:
+            assert run.ended() is None
+        assert setup.fields()["status"] == "done"
+        assert len(setup.broker.queues["q"]) == 1  # it did one job, and no more
+
+    def test_an_idle_worker_is_not_asked_whether_it_is_worn_out(self) -> None:
+        asked: list[int] = []
+        waiting = threading.Event()
+
+        def worn_out() -> bool:
+            asked.append(1)
+            return True
+
+        class Waiting(MemoryJobQueue):
+            def claim(self, *, timeout: float) -> Job | None:
+                waiting.set()
+                return super().claim(timeout=timeout)
+
+        lanes = [Lane(Waiting(MemoryBroker(), queue="q"), lambda _: "done")]
+        with running(Worker(lanes, worn_out=worn_out)) as run:
+            assert waiting.wait(WAIT)
+            run.worker.stop()
+            assert run.ended() is None
+        assert asked == []
+
+    def test_a_reason_to_stop_is_raised_when_the_lanes_are_drained(self, setup: Setup, task: Task) -> None:
+        reason, later = ConsumerError("a lane is stuck"), ConsumerError("another")
+        with running(Worker([Lane(setup.queue, task)], drain_seconds=WAIT)) as run:
+            assert task.begun.wait(WAIT)
+            run.worker.stop(because=reason)
+            run.worker.stop(because=later)
+            task.may_end.set()
+            assert run.ended() is reason
+        assert setup.fields()["status"] == "done"
+
+    def test_a_lane_that_backs_off_moves(self, setup: Setup) -> None:
+        queue = Troubled(setup.broker, QueueUnavailable("down"), QueueUnavailable("still down"))
+        lane, done = Lane(queue, lambda _: "done"), threading.Event()
+        lane.turned_at -= 2 * worker_module.STILL_SECONDS
+        assert lane.fault() == "has not moved for 240 s"
+
+        def handle(_job: Job) -> str:
+            done.set()
+            return Status.DONE
+
+        lane.handle = handle
+        with running(Worker([lane])):
+            assert done.wait(WAIT)
+            assert lane.fault() == ""
