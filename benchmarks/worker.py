@@ -258,12 +258,13 @@ def commands(bench: Bench) -> None:
     lanes = 4
     with bench.worker():
         bench.see_through()
+        time.sleep(1.0)  # until the next claim waits: each job's next claim is counted with it
         with counted(bench) as of_job:
             bench.see_through()
-            time.sleep(0.2)  # the next claim belongs to this job too
+            time.sleep(1.0)
     idle_seconds = 2 * CLAIM_SECONDS
     with bench.worker(CONCURRENCY=str(lanes)):
-        time.sleep(CLAIM_SECONDS + RESTING_SECONDS)  # until every lane has opened its connections
+        time.sleep(1.5 * CLAIM_SECONDS)  # every lane has opened its connections, and is amid a claim
         with counted(bench) as of_idleness:
             time.sleep(idle_seconds)
     rows: list[tuple[object, ...]] = [(f"segmentation job: {name}", count, "") for name, count in of_job.items()]
