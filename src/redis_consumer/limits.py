@@ -51,7 +51,7 @@ class TimeLimit(Every):
     """Fails each job that takes longer than `seconds`; 0 is no limit.
 
     The clock starts anew whenever the model server refuses work: a cold server has a time limit of its own.
-    `on_stuck` is told once that a lane did not come back within `grace_seconds`.
+    `on_stuck` is told once that a lane did not come back within `grace_seconds`, or the limit if that is shorter.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TimeLimit(Every):
     ) -> None:
         look_seconds = min(max(seconds / 10, SHORTEST_LOOK_SECONDS), LONGEST_LOOK_SECONDS)
         super().__init__(look_seconds, self.look, "time limit")
-        self._limit, self._grace, self._clock = seconds, grace_seconds, clock
+        self._limit, self._grace, self._clock = seconds, min(seconds, grace_seconds), clock
         self._on_stuck = on_stuck
         self._told = False
         self._held: dict[JobQueue, Held] = {}

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import threading
+import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
 
-from redis_consumer import limits
-from redis_consumer.errors import ConsumerError, LeaseLost, QueueUnavailable, RetryJob, SettingsError
+from redis_consumer import limits, utils
+from redis_consumer.errors import ConsumerError, JobRejected, LeaseLost, QueueUnavailable, RetryJob, SettingsError
 from redis_consumer.job import Job, Status
 from redis_consumer.limits import GRACE_SECONDS, MemoryLimit, TimeLimit, resident_bytes
 from redis_consumer.middleware import wrapped
@@ -229,3 +230,15 @@ class TestMemoryLimit:
         with pytest.raises(SettingsError, match="MAX_RSS_MB is set; allowed is 0"):
             MemoryLimit(1)
         MemoryLimit(0)
+
+
+def test_the_limits_of_archives_are_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("a.tif", b"1" * 100)
+        archive.writestr("b.tif", b"2" * 100)
+    assert len(list(utils.iter_image_archive(tmp_path / "in.zip", tmp_path / "out"))) == 2
+    for name, value in {"MEMBERS": "1", "BYTES": "199"}.items():
+        monkeypatch.setenv(f"MAX_ARCHIVE_{name}", value)
+        with pytest.raises(JobRejected, match=f"allowed are {value}"):
+            list(utils.iter_image_archive(tmp_path / "in.zip", tmp_path / "out"))
+        monkeypatch.delenv(f"MAX_ARCHIVE_{name}")
