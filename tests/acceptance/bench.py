@@ -57,6 +57,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.programs: list[Child] = []
+        self._workers: dict[str, list[Child]] = {}
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
@@ -127,6 +128,12 @@ class Bench:
         self._cleanup.callback(stop, child)
         return child
 
+    def check(self, queue: str) -> None:
+        """Fail if nobody serves a queue any more, since its workers ended with an error."""
+        workers = self._workers.get(queue, [])
+        if workers and all((worker.process.poll() or 0) > 0 for worker in workers):
+            raise AssertionError(f"no worker is left: {text_of(workers[-1])}")
+
     def serve_models(self, folder: Path, port: int = 0) -> Child:
         command = [sys.executable, "-P", "-m", "redis_consumer", "serve-models", str(folder), "--port", str(port)]
         return self.start("serve-models", command, {})
@@ -144,7 +151,9 @@ class Bench:
     def worker(self, name: str, **variables: str) -> Child:
         """Start a worker, as a container image does; it is not ready yet, and need not be."""
         command = [sys.executable, str(ROOT / "consume-redis-events.py")]
-        return self.start(name, command, self.environ(HOSTNAME=name, **variables))
+        child = self.start(name, command, self.environ(HOSTNAME=name, **variables))
+        self._workers.setdefault(variables.get("QUEUE", "predict"), []).append(child)
+        return child
 
     def environ(self, **variables: str) -> dict[str, str]:
         """Return the variables of a worker on the S3 bucket; `variables` win."""
@@ -204,7 +213,12 @@ class Bench:
     def wait(self, key: str, *statuses: str) -> dict[str, str]:
         """Return the job's fields once its status is final, or one of those given."""
         wanted = statuses or ("done", "failed")
-        wait_until(lambda: self.redis.hget(key, "status") in wanted, f"{wanted} of {key}", lambda: self.fields(key))
+
+        def reached() -> bool:
+            self.check(key.partition(":")[0])
+            return self.redis.hget(key, "status") in wanted
+
+        wait_until(reached, f"{wanted} of {key}", lambda: self.fields(key))
         return self.fields(key)
 
     def fields(self, key: str) -> dict[str, str]:

@@ -50,8 +50,10 @@ def lists(bench: Bench, image_worker: Child, segmentation_worker: Child, folder_
     for worker in (image_worker, segmentation_worker, folder_worker):
         assert worker.process.poll() is None
         assert "Traceback" not in text_of(worker)
-    wait_until(lambda: not bench.processing_lists(), "empty processing lists", bench.processing_lists)
-    assert [bench.redis.llen(lane.queue) for lane in (IMAGES, PREDICT, SEGMENTATION)] == [0, 0, 0]
+    queues = [lane.queue for lane in (IMAGES, PREDICT, SEGMENTATION)]
+    ours = tuple(f"processing-{queue}:" for queue in queues)
+    wait_until(lambda: not any(name.startswith(ours) for name in bench.processing_lists()), "empty processing lists")
+    assert [bench.redis.llen(queue) for queue in queues] == [0, 0, 0]
     touched = {c.words[:2] for c in bench.heard() if len(c.words) > 1 and c.words[1].startswith("processing-")}
     assert touched
     assert {name for name, _ in touched} <= LIST_COMMANDS
