@@ -24,6 +24,7 @@ from redis_consumer.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from redis_consumer.errors import ConsumerError
     from redis_consumer.settings import Settings
 
 
@@ -195,7 +196,8 @@ class TestRun:
             def __init__(self) -> None:
                 super().__init__([])
 
-            def stop(self, *, at_once: bool = False) -> None:
+            def stop(self, *, at_once: bool = False, because: ConsumerError | None = None) -> None:
+                assert because is None
                 worker.stop(at_once=at_once)
 
         stop_on_signals(Drained())
