@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import shutil
 import stat
+import struct
 import unicodedata
 import zipfile
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from redis_consumer.errors import JobRejected, RetryJob
+from redis_consumer.zips import METHODS, TooManyMembers, open_zip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,6 +34,10 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 JUNK_NAMES = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
 JUNK_FOLDERS = frozenset({"__macosx"})
 ENCRYPTED = 0x1
+# The last three: names that are not UTF-8, offsets before the beginning, records cut in the middle.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OverflowError, struct.error)
+SEGMENT_BYTES, NAME_BYTES = 255, 1024
+"""A name on Linux has no longer part, and ours, with the folder of the job, no more bytes in all."""
 
 
 class Entry(NamedTuple):
@@ -85,10 +91,10 @@ def iter_archive(path: str | Path, destination: str | Path, limits: ArchiveLimit
     Folders and the leavings of operating systems are skipped.  The whole archive is checked first: JobRejected
     for what is no zip, encrypted, too large, or has links or names that lead out of `destination`.
     """
-    path, destination = Path(path), Path(destination)
-    with _readable(path), zipfile.ZipFile(path) as archive:
-        members = _checked_members(path, archive, limits or ArchiveLimits())
-    return _unpacked(path, members, destination)
+    path, destination, limits = Path(path), Path(destination), limits or ArchiveLimits()
+    with _readable(path), open_zip(path, limits.members) as archive:
+        members = _checked_members(path, archive, limits)
+    return _unpacked(path, members, destination, limits)
 
 
 def is_junk(name: str) -> bool:
@@ -106,6 +112,8 @@ def name_fault(name: str) -> str:
         return "it has a segment '', '.' or '..'"
     if "\\" in name or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
         return "it has a control character or a backslash"
+    if len(name.encode()) > NAME_BYTES or max(len(part.encode()) for part in parts) > SEGMENT_BYTES:
+        return "it is too long"
     return ""
 
 
@@ -153,7 +161,7 @@ def _checked_members(path: Path, archive: zipfile.ZipFile, limits: ArchiveLimits
         raise _rejected(path, f"it has {size} bytes unpacked, allowed are {limits.bytes}")
     if size > limits.ratio * path.stat().st_size:
         raise _rejected(path, f"it grows more than {limits.ratio} times when it is unpacked")
-    members = [(info, info.filename.replace("\\", "/")) for info in infos if not info.is_dir()]
+    members = [(info, info.filename.replace("\\", "/")) for info in infos if not info.filename.endswith("/")]
     members = [(info, name) for info, name in members if not is_junk(name)]
     for info, name in members:
         if fault := name_fault(name) or _member_fault(info):
@@ -168,27 +176,46 @@ def _member_fault(info: zipfile.ZipInfo) -> str:
         return "it is encrypted"
     if stat.S_ISLNK(info.external_attr >> 16):
         return "it is a link"
+    if info.compress_type not in METHODS:
+        return f"its method of compression is {info.compress_type}, allowed are 0 (stored) and 8 (deflated)"
     return ""
 
 
-def _unpacked(path: Path, members: list[tuple[zipfile.ZipInfo, str]], destination: Path) -> Iterator[Path]:
-    with _readable(path), zipfile.ZipFile(path) as archive:
+def _unpacked(
+    path: Path, members: list[tuple[zipfile.ZipInfo, str]], destination: Path, limits: ArchiveLimits
+) -> Iterator[Path]:
+    with _readable(path), open_zip(path, limits.members) as archive:
         for info, name in members:
             target = destination / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(info) as source, target.open("wb") as file:
+            with archive.open(info) as source, _new_file(target) as file:
                 shutil.copyfileobj(source, file, BLOCK_BYTES)
             yield target
 
 
 @contextmanager
+def _new_file(target: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write; what the disk has against it is not the archive's fault."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            yield file
+    except (NotADirectoryError, IsADirectoryError, FileExistsError):
+        raise
+    except OSError as error:
+        raise RetryJob(f"The worker cannot unpack the archive: {error.strerror}") from error
+
+
+@contextmanager
 def _readable(path: Path) -> Iterator[None]:
+    """Make one clear line of whatever zipfile throws at a damaged file."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise _rejected(path, f"it is damaged or no zip ({type(error).__name__})") from error
+    except TooManyMembers as error:
+        raise _rejected(path, str(error)) from error
     except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         raise _rejected(path, "a member is both a file and a folder") from error
+    except _DAMAGED as error:
+        raise _rejected(path, f"it is damaged or no zip ({type(error).__name__})") from error
 
 
 def _rejected(path: Path, fault: str) -> JobRejected:

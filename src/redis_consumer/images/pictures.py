@@ -5,14 +5,16 @@ Pillow and imagecodecs are imported when the first picture is opened.
 
 from __future__ import annotations
 
-import zipfile
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from redis_consumer.errors import JobRejected
+from redis_consumer.images.gif import frame_pixels
 from redis_consumer.images.source import UNKNOWN, Source
+from redis_consumer.zips import METHODS, open_zip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +27,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 """Pillow's others are documents, fonts' bitmaps and EPS, which starts Ghostscript."""
 KEPT = {"1": "1", "L": "L", "I;16": "I;16", "I;16B": "I;16B", "I": "I", "F": "F", "LA": "L", "La": "L"}
 """Pillow's modes of one channel, and what they are converted to; every other one becomes RGB."""
+MOST_OF_GIF = 2**26
+"""Pixels of a frame, which is painted when the file is opened."""
+MOST_ARRAYS = 1000
+"""In an NPZ."""
 DEEP_PNG = 16
 SAMPLES_OF_PNG = {0: 1, 2: 3, 4: 1, 6: 3}
 """Colour type of a PNG without a palette: samples that are not alpha."""
@@ -48,10 +54,20 @@ def open_picture(path: Path) -> Iterator[Source]:
 
 
 def _kept_mode(image: Any) -> str:
-    if image.mode == "P":
-        colors = np.reshape(image.getpalette("RGB"), (-1, 3))
+    if image.mode == "P" and image.palette:
+        # Asked for its palette, the image would decode its pixels first, however many there are.
+        colors = np.reshape(_with_palette(image.palette).getpalette("RGB"), (-1, 3))
         return "L" if np.array_equal(colors.min(axis=1), colors.max(axis=1)) else "RGB"
     return KEPT.get(image.mode, "RGB")
+
+
+def _with_palette(palette: Any) -> Any:
+    """Return an image of one pixel that has this palette."""
+    from PIL import Image
+
+    image = Image.new("P", (1, 1))
+    image.putpalette(palette)
+    return image
 
 
 @contextmanager
@@ -61,6 +77,7 @@ def pillow_image(path: Path) -> Iterator[Any]:
 
     # Pillow's own guard warns on stderr before we can say anything; ours reads the same header.
     Image.MAX_IMAGE_PIXELS = None
+    _check_gif(path)
     try:
         opened = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -68,6 +85,14 @@ def pillow_image(path: Path) -> Iterator[Any]:
         raise JobRejected(f"The image {path.name!r} cannot be read: allowed are {known} files") from error
     with opened as image:
         yield image
+
+
+def _check_gif(path: Path) -> None:
+    """Refuse a GIF that opening alone would blow up."""
+    with path.open("rb") as file:
+        pixels = frame_pixels(file) if file.read(4) == b"GIF8" and not file.seek(0) else 0
+    if pixels > MOST_OF_GIF:
+        raise JobRejected(f"The image {path.name!r} has {pixels} pixels: allowed are {MOST_OF_GIF} in a GIF")
 
 
 def _deep_png_samples(path: Path) -> int:
@@ -90,23 +115,27 @@ def _deep_png(path: Path, samples: int) -> AnyArray:
 def open_npy(path: Path) -> Iterator[Source]:
     """Give the array of an NPY file; objects (pickles) are refused."""
     with path.open("rb") as file:
-        yield _npy_source(path, file)
+        yield _npy_source(path, file, path.stat().st_size)
 
 
 @contextmanager
 def open_npz(path: Path) -> Iterator[Source]:
     """Give the one array of an NPZ file, or its array ``X``."""
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path, MOST_ARRAYS) as archive:
         names = [name for name in archive.namelist() if name.endswith(".npy")]
         chosen = "X.npy" if "X.npy" in names else names[0] if len(names) == 1 else ""
         if not chosen:
             found = f"an archive with {len(names)} arrays"
             raise JobRejected(f"The image {path.name!r} is {found}: expected is one array, or one named 'X'")
-        with archive.open(chosen) as file:
-            yield _npy_source(path, file)
+        info = archive.getinfo(chosen)
+        if info.compress_type not in METHODS:
+            raise JobRejected(f"The image {path.name!r} cannot be read: allowed are arrays stored or deflated")
+        with archive.open(info) as file:
+            yield _npy_source(path, file, info.file_size)
 
 
-def _npy_source(path: Path, file: IO[bytes]) -> Source:
+def _npy_source(path: Path, file: IO[bytes], size: int) -> Source:
+    """Give the array of an NPY file of so many bytes."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
@@ -114,6 +143,8 @@ def _npy_source(path: Path, file: IO[bytes]) -> Source:
         raise JobRejected(f"The image {path.name!r} cannot be read: it holds Python objects, allowed are numbers")
 
     def decode() -> AnyArray:
+        if file.tell() + math.prod(shape) * dtype.itemsize > size:
+            raise JobRejected(f"The image {path.name!r} cannot be read: the file is cut short")
         file.seek(0)
         array: AnyArray = np.lib.format.read_array(file, allow_pickle=False)
         return array

@@ -5,13 +5,17 @@ The first series is read, of a pyramid its first level.  tifffile is imported wh
 
 from __future__ import annotations
 
+import io
 import logging
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from redis_consumer.errors import JobRejected
+from redis_consumer.images.embedded import DECLARED_PIXELS
+from redis_consumer.images.ome import promised_planes
 from redis_consumer.images.source import Source
 
 if TYPE_CHECKING:
@@ -26,6 +30,22 @@ PALETTE = 3
 RGB_LIKE = (2, 6)  # RGB, and YCbCr, which tifffile decodes to RGB
 ALPHA = (1, 2)  # associated and unassociated; other extra samples are channels
 UNCOMPRESSED = 1
+MOST_PAGES = 2**16
+"""Each costs a millisecond and a kilobyte before the first pixel is read."""
+_UNBOUNDED = frozenset({22610, 34887, 34934, 50002, 52546})
+"""LERC, JPEG XR, JPEG XL: rare in TIFFs, and nobody can say how large they are before they are decoded."""
+MOST_SPARE = 2**24
+"""Values that a tile, or a picture inside a strip or tile, may declare beyond what the image has."""
+
+
+class _Alone(io.FileIO):
+    """A file without a number: tifffile takes it for no file of a folder, and opens none of its neighbours.
+
+    OME metadata may name any path of the disk as the place of their pixels.
+    """
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
 
 
 @contextmanager
@@ -36,7 +56,8 @@ def open_tiff(path: Path) -> Iterator[Source]:
     quiet = logging.getLogger("tifffile")
     if quiet.level == logging.NOTSET:
         quiet.setLevel(logging.CRITICAL)  # what matters of its warnings is told to the user by us
-    with tifffile.TiffFile(path) as file:
+    with io.BufferedReader(_Alone(path)) as content, tifffile.TiffFile(content) as file:
+        _check_pages(path, file)
         if not file.series:
             raise JobRejected(f"The image {path.name!r} cannot be read: the TIFF holds no image")
         series = file.series[0]
@@ -50,6 +71,15 @@ def open_tiff(path: Path) -> Iterator[Source]:
             is_rgb=painted or (page.photometric in RGB_LIKE and len(samples or ()) >= 3),  # noqa: PLR2004 - R, G, B
             decode=lambda: _decoded(path, series, samples, _colormap(page) if painted else None),
         )
+
+
+def _check_pages(path: Path, file: Any) -> None:
+    """Refuse more pages, real or promised, than it is sensible to list."""
+    pages = len(file.pages)
+    if pages and file.is_ome:
+        pages = max(pages, promised_planes(file.ome_metadata or "", file.pages.first.size))
+    if pages > MOST_PAGES:
+        raise JobRejected(f"The image {path.name!r} has {pages} pages: allowed are {MOST_PAGES}")
 
 
 def _colormap(page: Any) -> npt.NDArray[np.uint16]:
@@ -85,6 +115,7 @@ def _declared_shape(series: Any, samples: list[int] | None, *, painted: bool) ->
 
 def _decoded(path: Path, series: Any, samples: list[int] | None, colormap: npt.NDArray[np.uint16] | None) -> AnyArray:
     _check_extent(path, series)
+    _check_segments(path, series)
     array: AnyArray = series.asarray()
     if array.shape != tuple(series.shape):
         # A damaged header can make tifffile return an empty array, without an error.
@@ -113,3 +144,29 @@ def _reaches_beyond(page: Any, size: int) -> bool:
     stored = sum(page.databytecounts)
     is_sub_byte = page.keyframe.bitspersample % 8 != 0
     return max(ends, default=0) > size or stored < (1 if is_sub_byte else declared)
+
+
+def _check_segments(path: Path, series: Any) -> None:
+    """Refuse strips and tiles that would be far larger than the image when they are decoded.
+
+    Other codecs are told by tifffile how much they may write.
+    """
+    page, allowed = series.keyframe, max(series.keyframe.size, MOST_SPARE)
+    values = math.prod(page.tile) * page.samplesperpixel if page.is_tiled else 0
+    if page.compression in DECLARED_PIXELS:
+        values = max(values, _embedded_pixels(path, series))
+    elif page.compression in _UNBOUNDED or page.jpegheader is not None:
+        raise JobRejected(f"The image {path.name!r} is compressed with {page.compression.name}, which is not read")
+    if values > allowed:
+        raise JobRejected(f"The image {path.name!r} has a tile of {values} values: allowed are {allowed}")
+
+
+def _embedded_pixels(path: Path, series: Any) -> int:
+    """Return the pixels of the largest picture that a strip or tile of the series declares."""
+    pixels, largest = DECLARED_PIXELS[series.keyframe.compression], 0
+    with path.open("rb") as file:
+        for page in series.pages:
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+                file.seek(offset)
+                largest = max(largest, pixels(file.read(count)) if count else 0)
+    return largest
