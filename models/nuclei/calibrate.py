@@ -9,29 +9,29 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import evaluate
 import export
 import numpy as np
 import samples
 import torch
+from network import MULTIPLE, NucleiNet
 
 from redis_consumer import processing
 from redis_consumer.demo import simulator
 
-if TYPE_CHECKING:
-    from network import NucleiNet
-
 CANDIDATES: Final[dict[str, tuple[Any, ...]]] = {
-    "peak": ((0.25, 0.35), (0.3, 0.4), (0.35, 0.45), (0.4, 0.5), (0.45, 0.55), (0.5, 0.6), (0.55, 0.65)),
-    "foreground": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
-    "smooth": (0.0, 0.7, 1.0, 1.5, 2.0),
-    "steepness": (4.0, 8.0, 20.0),
+    "peak": ((0.15, 0.4), (0.2, 0.45), (0.22, 0.47), (0.25, 0.5), (0.3, 0.55), (0.3, 0.7), (0.4, 0.6)),
+    "foreground": (0.45, 0.5, 0.55, 0.6),
+    "size": ((0.1, 0.6), (0.3, 0.8), (0.6, 0.9)),
+    "smooth": (0.7, 1.0, 1.5),
+    "smooth_large": (2.0, 3.0, 4.0),
+    "steepness": (8.0, 20.0),
     "rim": (0.015, 0.02, 0.025, 0.03),
     "power": (2.0, 3.0, 4.0),
 }
-"""Tried in this order; ``peak`` stands for ``low`` and ``high``."""
+"""Tried in this order; ``peak`` stands for ``low`` and ``high``, ``size`` for ``small`` and ``large``."""
 
 Case = tuple[torch.Tensor, samples.Labels]
 
@@ -48,13 +48,13 @@ def cases(network: NucleiNet, data: Path, count: int, seed: int) -> list[Case]:
 
 
 def logits_of(network: NucleiNet, image: np.ndarray) -> torch.Tensor:
-    """Return logits ``[1, 3, H, W]`` of an image in tiles; logits are blended, which the product does with heads."""
+    """Return logits ``[1, 3, H, W]`` of an image of at most 1024 pixels a side, which the product does not tile."""
     normalised = processing.histogram_normalization(image[None, :, :, None].astype(np.float32))
-    tiles, grid = processing.tile(normalised, (evaluate.TILE, evaluate.TILE))
+    pad = [(0, 0), *((0, -n % MULTIPLE) for n in image.shape), (0, 0)]
+    planes = torch.from_numpy(np.pad(normalised, pad, mode="edge")).permute(0, 3, 1, 2)
     with torch.no_grad():
-        parts = [network(torch.from_numpy(tile.transpose(2, 0, 1)[None].copy())) for tile in tiles]
-    joined = processing.untile(torch.cat(parts).permute(0, 2, 3, 1).numpy(), grid)
-    return torch.from_numpy(joined).permute(0, 3, 1, 2)
+        logits: torch.Tensor = network(planes)
+    return logits[:, :, : image.shape[0], : image.shape[1]]
 
 
 def score(calibration: export.Calibration, chosen: list[Case]) -> evaluate.Scores:
@@ -70,6 +70,8 @@ def changed(calibration: export.Calibration, name: str, value: Any) -> export.Ca
     """Return the constants with one candidate in place."""
     if name == "peak":
         return replace(calibration, low=value[0], high=value[1])
+    if name == "size":
+        return replace(calibration, small=value[0], large=value[1])
     return replace(calibration, **{name: value})
 
 

@@ -1,7 +1,7 @@
 """Scores of a nuclei model, through the same steps as in the product.
 
-Contrast equalisation, tiles of 512 x 512 pixels, blending and ``deep_watershed`` with its defaults are those of
-``redis_consumer.processing``; only the model server is replaced by onnxruntime in this process.
+Contrast equalisation, the choice of tiles, their blending and ``deep_watershed`` with its defaults are those of
+``redis_consumer``; only the model server is replaced by onnxruntime in this process.
 
 Scores. A nucleus is found when a predicted object overlaps it with an intersection over union (IoU) above the
 threshold; from 0.5 on there is at most one. *F1* is 2 TP / (2 TP + FP + FN) at IoU 0.5, over all nuclei of all
@@ -23,6 +23,7 @@ import samples
 from skimage.io import imread
 
 from redis_consumer import processing
+from redis_consumer.consumers.predict import tile_size
 from redis_consumer.demo import simulator
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-TILE: Final = 512
+TIMED: Final = 512
 THRESHOLDS: Final = np.linspace(0.5, 0.95, 10)
 SIZE_CLASSES: Final = ((0, 12), (12, 20), (20, 40), (40, 60), (60, 1000))
 """Equivalent diameters in pixels, from and to."""
@@ -56,9 +57,14 @@ class Model:
     def segment(self, image: NDArray[np.generic]) -> NDArray[np.int32]:
         """Return labels ``(Y, X)`` of an image ``(Y, X)``."""
         normalised = processing.histogram_normalization(image[None, :, :, None].astype(np.float32))
-        tiles, grid = processing.tile(normalised, (TILE, TILE))
+        tiles, grid = processing.tile(normalised, tile_shape(image))
         heads = [processing.untile(head, grid) for head in self.predict(tiles)]
         return processing.deep_watershed(heads)[0, :, :, 0]
+
+
+def tile_shape(image: NDArray[np.generic]) -> tuple[int, int]:
+    """Return the tiles' size that the product takes for a model of free size."""
+    return tile_size(image.shape[0], None), tile_size(image.shape[1], None)
 
 
 def overlaps(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -184,12 +190,12 @@ def main() -> None:
     arguments = parser.parse_args()
     model = Model(arguments.model)
     report(model, arguments.data, arguments.colour)
-    tile = np.random.default_rng(0).random((1, TILE, TILE, 1), dtype=np.float32)
+    tile = np.random.default_rng(0).random((1, TIMED, TIMED, 1), dtype=np.float32)
     began = time.perf_counter()
     for _ in range(5):
         model.predict(tile)
     seconds = (time.perf_counter() - began) / 5
-    print(f"{seconds:.3f} s for {TILE} x {TILE} on one thread; {arguments.model.stat().st_size / 1e6:.2f} MB")
+    print(f"{seconds:.3f} s for {TIMED} x {TIMED} on one thread; {arguments.model.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":
