@@ -28,7 +28,7 @@ demo: install  ## find nuclei in simulated images, everything started and ended 
 	$(BIN)/redis-consumer demo
 
 test: dev  ## all tests here; unit tests and exams on the oldest and newest Python too
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 	sh tests/other-pythons.sh
 
 check: dev  ## lint, types, layers, docs

@@ -16,6 +16,8 @@ from redis_consumer.archives import Entry
 from redis_consumer.errors import JobRejected, RetryJob
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from redis_consumer.arrays import AnyArray, Labels
 
 PER_FEATURE = "{name}_feature_{feature}.tif"
@@ -60,17 +62,20 @@ def save_maps(
     ]
 
 
-def save_channels(array: AnyArray, name: str, folder: str | Path) -> list[str]:
+def save_channels(array: AnyArray | Sequence[AnyArray], name: str, folder: str | Path) -> list[str]:
     """Write each channel (last axis) of `array` as ``<name>_feature_<channel>.tif``; return the paths in order.
 
-    An array of rank 2 is one channel.  `name` has no extension; it cannot lead out of `folder`.
+    An array of rank 2 is one channel.  Of several arrays the channels are counted on.  `name` has no extension;
+    it cannot lead out of `folder`.
     """
-    channels = array[..., np.newaxis] if array.ndim == 2 else array  # noqa: PLR2004 - rows and columns only
+    arrays = [array] if isinstance(array, np.ndarray) else array
+    planes = [plane for one in arrays for plane in _channels(one)]
     stem = safe_name(name)
-    return [
-        _save(channels[..., c], PER_FEATURE.format(name=stem, feature=c), folder).path
-        for c in range(channels.shape[-1])
-    ]
+    return [_save(plane, PER_FEATURE.format(name=stem, feature=c), folder).path for c, plane in enumerate(planes)]
+
+
+def _channels(array: AnyArray) -> Sequence[AnyArray]:
+    return [array] if array.ndim == 2 else [array[..., c] for c in range(array.shape[-1])]  # noqa: PLR2004 - rows, columns
 
 
 def entry_stem(name: str) -> str:

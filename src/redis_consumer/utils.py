@@ -19,7 +19,7 @@ from redis_consumer.processing.old import cut_square, pad_reflected, rescale_nea
 from redis_consumer.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -45,8 +45,13 @@ def get_image(filepath: StrPath) -> npt.NDArray[np.float32]:
     return read_image_seed(Path(filepath))
 
 
-def save_numpy_array(arr: AnyArray, name: str = "", subdir: str = "", output_dir: StrPath | None = None) -> list[str]:
-    """Write each channel as ``<output_dir>/<subdir>/<name>_feature_<channel>.tif``, float32; return the paths."""
+def save_numpy_array(
+    arr: AnyArray | Sequence[AnyArray], name: str = "", subdir: str = "", output_dir: StrPath | None = None
+) -> list[str]:
+    """Write each channel as ``<output_dir>/<subdir>/<name>_feature_<channel>.tif``, float32; return the paths.
+
+    What `grpc_image` gives can be saved as it is: a list of outputs too, their channels counted on.
+    """
     return results.save_channels(arr, name, Path(output_dir or Path.cwd(), results.safe_name(subdir)))
 
 

@@ -86,6 +86,13 @@ def test_a_batch_axis_is_kept_in_the_file(tmp_path: Path) -> None:
     assert tifffile.imread(path).shape == (1, 9, 11)
 
 
+def test_several_outputs_of_a_model_are_saved_as_they_come(tmp_path: Path) -> None:
+    outputs = [np.zeros((1, 9, 11, 2)), np.ones((1, 9, 11, 1))]
+    paths = utils.save_numpy_array(outputs, "x", output_dir=tmp_path)
+    assert [Path(path).name for path in paths] == [f"x_feature_{c}.tif" for c in range(3)]
+    assert tifffile.imread(paths[2]).min() == 1
+
+
 def test_two_axes_are_one_channel_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (path,) = utils.save_numpy_array(np.ones((9, 11)))

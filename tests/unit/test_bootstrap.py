@@ -109,7 +109,7 @@ class TestBuildWorker:
     def test_the_segmentation_type_does_a_whole_job(
         self, broker: MemoryBroker, bucket: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(bootstrap, "build_model_server", lambda _: Doubling())
+        monkeypatch.setattr(bootstrap, "build_model_server", lambda *_: Doubling())
         (bucket / "uploads").mkdir()
         tifffile.imwrite(bucket / "uploads" / "a.tif", np.zeros((8, 8), np.uint16))
         fields = {"input_file_name": "uploads/a.tif", "original_name": "a.tif", "postprocess_function": "none"}

@@ -15,7 +15,7 @@ from redis_consumer.cli.worker import stop_on_signals
 from redis_consumer.client import Client
 from redis_consumer.demo import run as demo_module
 from redis_consumer.demo.stack import neutral_environ
-from redis_consumer.errors import MissingExtra, QueueUnavailable, SettingsError
+from redis_consumer.errors import MissingExtra, QueueUnavailable, SettingsError, StorageUnavailable
 from redis_consumer.queues.memory import MemoryBroker, MemorySubmitter
 from redis_consumer.serving import server as serving_module
 from redis_consumer.storage.object_store import open_storage
@@ -298,6 +298,23 @@ class TestSubmit:
         assert cli.main(["submit", str(image), "--output", str(tmp_path / "results")]) == 1
         job, status, reason = capsys.readouterr().out.rstrip("\n").split("\t")
         assert (job in broker.jobs, status, reason) == (True, "failed", "The image is empty")
+
+    def test_jobs_that_are_on_their_way_are_named_though_a_later_one_is_not(
+        self, broker: MemoryBroker, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        submit, left = Client.submit, [None]
+
+        def once(self: Client, path: Path, queue: str, fields: dict[str, str]) -> str:
+            if not left:
+                raise StorageUnavailable("The storage does not answer")
+            left.pop()
+            return submit(self, path, queue, fields)
+
+        monkeypatch.setattr(Client, "submit", once)
+        assert cli.main(["submit", str(image), str(image), "--wait"]) == 1
+        shown = capsys.readouterr()
+        assert shown.out.splitlines() == list(broker.jobs)
+        assert shown.err == "redis-consumer: The storage does not answer\n"
 
     def test_a_job_that_takes_too_long_is_exit_code_1(self, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["submit", str(image), "--wait", "--timeout", "0"]) == 1

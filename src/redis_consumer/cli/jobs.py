@@ -62,9 +62,16 @@ def submit(arguments: argparse.Namespace) -> int:
     files, fields = files_and_fields(arguments.what)
     settings = settings_of(arguments)
     client = build_client(settings)
-    jobs = {client.submit(file, arguments.queue or settings.queue, fields): file for file in files}
-    if not (arguments.wait or arguments.output):
-        print_jobs([{"job": job} for job in jobs], as_json=arguments.json)
+    jobs: list[str] = []
+    waits = arguments.wait or arguments.output
+    try:
+        for file in files:
+            jobs.append(client.submit(file, arguments.queue or settings.queue, fields))  # noqa: PERF401 - it may raise
+    finally:
+        # Also when a later one cannot be submitted: these are on their way.
+        if not waits or len(jobs) < len(files):
+            print_jobs([{"job": job} for job in jobs], as_json=arguments.json)
+    if not waits:
         return OK
     try:
         ended = client.wait(jobs, timeout=arguments.timeout)

@@ -52,8 +52,10 @@ class ImageFileConsumer(ImageConsumer):
         """Do the same for each model and its image, all of one size; the results become features (last axis)."""
         prepare = steps(job, "preprocess_function", self.preprocess, PRE_PROCESSES)
         finish = steps(job, "postprocess_function", self.postprocess, POST_PROCESSES)
-        scale = job_scale(job, self._tools().settings)
+        settings = self._tools().settings
+        scale = job_scale(job, settings)
         cuts, field_size = whole_number(job, "cuts", 0), whole_number(job, "field_size", 61)
+        check_zoom([image for _, image in parts], scale, settings.max_image_pixels)
         prepared = [(model, understood(prepare, zoomed(image, scale))) for model, image in parts]
         results = []
         for (model, ready), (_, image) in zip(prepared, parts, strict=True):
@@ -135,6 +137,16 @@ def whole_number(job: Job, field: str, default: int) -> int:
     if not (text.isascii() and text.isdigit()):
         raise JobRejected(f"The field {field!r} is {text!r}: allowed is a whole number from 0")
     return int(text)
+
+
+def check_zoom(images: Sequence[Image], scale: float, allowed: int) -> None:
+    """JobRejected where the images together, zoomed, have more values than an image may have."""
+    values = sum(image.size for image in images) * scale**2
+    if values > allowed:
+        raise JobRejected(
+            f"The field 'scale' is {scale:g}: the image would grow to {values:.0f} values, "
+            f"allowed are {allowed} (MAX_IMAGE_PIXELS)"
+        )
 
 
 def zoomed(image: Image, scale: float) -> Image:

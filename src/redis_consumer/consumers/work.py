@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from redis_consumer.archives import zip_files
 from redis_consumer.images import ImageFile, ImageLimits, read_image
 from redis_consumer.job import Status
+from redis_consumer.results import safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -75,7 +76,10 @@ class Work:
 
     def load(self, settings: Settings) -> ImageFile:
         """Download and read the job's image."""
-        path = self._storage.download(self.job.require("input_file_name"), self.folder / "input")
+        path = Path(self._storage.download(self.job.require("input_file_name"), self.folder / "input"))
+        if shown := PurePosixPath(safe_name(self.name)).name:
+            # Errors name the file, and the user knows it by this name, not by its key in the bucket.
+            path = path.replace(path.with_name(shown))
         limits = ImageLimits(
             height=settings.max_image_height,
             width=settings.max_image_width,

@@ -126,6 +126,14 @@ class TestImageFileConsumer:
         assert labels.shape == image.shape
         np.testing.assert_array_equal(np.unique(labels), np.arange(count + 1))
 
+    def test_an_image_that_would_grow_beyond_the_limit_is_refused(self, lab: Lab) -> None:
+        lab.environ["MAX_IMAGE_PIXELS"] = "5000"
+        assert lab.run(ImageFileConsumer, checkers((20, 30)), scale="2", **RAW).fields["status"] == "done"
+        reason = lab.run(ImageFileConsumer, checkers((20, 30)), scale="4", **RAW).reason
+        assert reason == (
+            "The field 'scale' is 4: the image would grow to 9600 values, allowed are 5000 (MAX_IMAGE_PIXELS)"
+        )
+
     @pytest.mark.parametrize("scale", ["nan", "0", "-1", "11", "0.05", "big", "1,5", "inf"])
     def test_a_scale_that_is_none_is_refused(self, lab: Lab, scale: str) -> None:
         reason = lab.run(ImageFileConsumer, checkers((8, 9)), scale=scale).reason

@@ -158,3 +158,10 @@ class TestDeliver:
 )
 def test_results_carry_the_users_name_or_the_keys(lab: Lab, fields: dict[str, str], name: str) -> None:
     assert bench(lab, **fields).name == name
+
+
+@pytest.mark.parametrize("original", ["my cells.tif", "plate/a b/my cells.tif", "../../my cells.tif"])
+def test_errors_name_the_image_as_the_user_knows_it(lab: Lab, original: str) -> None:
+    work = bench(lab, input_file_name=lab.put(b"no image", "5f0c.tif"), original_name=original)
+    with pytest.raises(JobRejected, match=r"^The image 'my cells\.tif' cannot be read"):
+        work.load(Settings.from_environ({}))
