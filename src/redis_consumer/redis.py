@@ -90,6 +90,8 @@ class RedisClient:
             # Names come from users: a key that is not UTF-8 must survive the way here and back.
             "encoding_errors": "surrogateescape",
             "protocol": 2,
+            # Each lane holds one while it waits, and there may be more lanes than redis-py allows connections.
+            "max_connections": 2**31,
             # Who repeats a command must know that it did: see `__getattr__`, and the queue.
             "retry": Retry(NoBackoff(), 0),
         }

@@ -154,6 +154,12 @@ class TestWaiter:
         waiter.close()
         client.close()
 
+    def test_hundreds_may_wait_at_once(self, client: RedisClient) -> None:
+        waiters = [Waiter(client) for _ in range(300)]
+        assert {waiter.call("PING", seconds=LONG) for waiter in waiters} == {"PONG"}
+        for waiter in waiters:
+            waiter.close()
+
     def test_to_end_nothing_is_harmless(self, client: RedisClient) -> None:
         waiter = Waiter(client)
         for _ in range(2):

@@ -6,6 +6,7 @@ The replies of the real server get lost now and then; who asks again must not no
 from __future__ import annotations
 
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -59,6 +60,7 @@ class QueueAndModel(RuleBasedStateMachine):
         super().__init__()
         self.client.flushall()
         self.late = 0.0
+        self.names = count()
         self.broker = MemoryBroker(clock=lambda: time.time() + self.late)
         self.submitters = MemorySubmitter(self.broker), RedisSubmitter(self.client, host="host")
         self.sweeper = RedisSweeper(self.client, lease_seconds=0)
@@ -67,9 +69,9 @@ class QueueAndModel(RuleBasedStateMachine):
         self.in_hand: list[tuple[Job, Job] | None] = [None] * LANES
         self.keys: list[tuple[str, str]] = []
 
-    def new_lane(self, number: int) -> tuple[JobQueue, JobQueue]:
-        pod = f"pod-{number}"
-        real = RedisJobQueue(self.client, queue=QUEUE, lane=pod, pod=pod, max_deliveries=MAX_DELIVERIES)
+    def new_lane(self, number: int) -> tuple[MemoryJobQueue, RedisJobQueue]:
+        pod, lane = f"pod-{number}", str(next(self.names))  # no two lanes have one name
+        real = RedisJobQueue(self.client, queue=QUEUE, lane=lane, pod=pod, max_deliveries=MAX_DELIVERIES)
         real._scripts = LosingScripts(self.client, every=5)
         return MemoryJobQueue(self.broker, queue=QUEUE, pod=pod, max_deliveries=MAX_DELIVERIES), real
 
@@ -111,6 +113,7 @@ class QueueAndModel(RuleBasedStateMachine):
     @rule(number=st.integers(0, LANES - 1))
     def replace(self, number: int) -> None:
         """A lane leaves without a word; its job stays with it until the lease runs out."""
+        self.lanes[number][1]._waiter.close()
         self.lanes[number], self.in_hand[number] = self.new_lane(number), None
 
     @precondition(lambda self: self.client.exists("redis-consumer:leases"))
@@ -159,10 +162,15 @@ class QueueAndModel(RuleBasedStateMachine):
             deliveries = self.client.hget(f"redis-consumer:job:{real}", "deliveries")
             assert int(deliveries or 0) == (record.deliveries if record else 0)
 
+    def teardown(self) -> None:
+        for _, real in self.lanes:
+            real._waiter.close()
+
     def both(self, number: int, act: Callable[[JobQueue, Job], None]) -> None:
         jobs = self.in_hand[number]
         if jobs:
-            outcomes = [lost(lane, job, act) for lane, job in zip(self.lanes[number], jobs, strict=True)]
+            lanes: tuple[JobQueue, JobQueue] = self.lanes[number]
+            outcomes = [lost(lane, job, act) for lane, job in zip(lanes, jobs, strict=True)]
             assert outcomes[0] == outcomes[1]
             if outcomes[0]:
                 self.in_hand[number] = None
