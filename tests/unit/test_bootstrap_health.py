@@ -139,3 +139,7 @@ def test_a_worker_without_a_port_loads_none_of_it(tmp_path: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout == "set()\n"
+
+
+def test_a_service_called_health_is_not_our_port() -> None:
+    assert Settings.from_environ({"HEALTH_PORT": "tcp://10.0.0.1:80"}).health_port == 0

@@ -38,7 +38,7 @@ PATIENCE_SECONDS = 10.0
 class RedisJobQueue:
     """One lane of one pod on one queue.  Its processing list is ``processing-<queue>:<lane>:<pod>``.
 
-    `claim`, `update` and `settle` are for the lane's own thread; `heartbeat`, `wake`, `release` and `close` for any.
+    `claim` and `update` are for the lane's own thread; `settle`, `heartbeat`, `wake`, `release` and `close` for any.
     """
 
     def __init__(

@@ -126,8 +126,12 @@ def _unknown(declared: Mapping[str, Declared[Any]], overrides: Layer) -> Iterato
 def _meant(layer: Layer) -> Layer:
     """Drop service links, and the bucket of the cloud that CLOUD_PROVIDER does not name."""
     dropped = set(_OTHER_CLOUD.get(layer.get("CLOUD_PROVIDER").lower(), ()))
-    dropped.update(f"{prefix}_PORT" for prefix in _LINKED if _LINK.fullmatch(layer.get(f"{prefix}_PORT")))
+    dropped.update(f"{prefix}_PORT" for prefix in (*_LINKED, "HEALTH") if _is_link(layer, prefix))
     return Layer(layer.origin, {name: text for name, text in layer.variables.items() if name not in dropped})
+
+
+def _is_link(layer: Layer, prefix: str) -> bool:
+    return bool(_LINK.fullmatch(layer.get(f"{prefix}_PORT")))
 
 
 def _links(layers: Sequence[Layer]) -> dict[str, str]:
