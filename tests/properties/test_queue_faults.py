@@ -137,6 +137,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.token: dict[str, str] = {}
+        self.released: set[str] = set()
         self.settled: Counter[str] = Counter()
 
     def check(self, name: str, keys: tuple[str, ...], args: list[object], reply: Any) -> None:
@@ -144,8 +145,12 @@ class Ledger:
         job, token = keys[0] if keys else "", str(args[0]) if args else ""
         if name == "claim" and answer == "taken":
             self.token[job] = token
+        elif answer == "released" and token in self.released:
+            return  # the first answer again
         elif answer in ("held", "settled", "released"):
             assert self.token.get(job) == token, f"P4: {name} of {job} was accepted without its token"
+        if answer == "released":
+            self.released.add(token)
         if answer == "settled":
             self.settled[job] += 1
             assert self.settled[job] == 1, f"P2: {job} was settled twice"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import stamina
-from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis import HealthCheck, Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from redis_consumer.errors import LeaseLost, QueueUnavailable
@@ -209,7 +209,12 @@ def test_redis_does_what_memory_does(server: Server) -> None:
         run_state_machine_as_test(
             type("Machine", (QueueAndModel,), {"client": client}),
             settings=settings(
-                max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=150,
+                stateful_step_count=30,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate],
+                report_multiple_bugs=False,
             ),
         )
     client.close()

@@ -63,7 +63,7 @@ class JobQueue(Protocol):
     def release(self, job: Job, to: Place) -> None:
         """Give the job back with status `new`; LeaseLost, with nothing written, if it is not ours.
 
-        QueueUnavailable as in `settle`.  May come from another thread than `claim`.
+        QueueUnavailable as in `settle`, and as safe to repeat.  May come from another thread than `claim`.
         """
 
     def heartbeat(self, job: Job) -> None:

@@ -37,6 +37,8 @@ class Record:
     deliveries: int = 0
     settled: str = ""
     """Token of the claim that made it final."""
+    released: str = ""
+    """Token of the claim that was given back last."""
 
 
 @dataclass
@@ -136,9 +138,11 @@ class MemoryJobQueue:
     def release(self, job: Job, to: Place) -> None:
         """See `JobQueue.release`."""
         with self._broker.changed:
-            self._demand(job)
             record = self._broker.records[job.key]
-            record.token = ""
+            if record.released == job.token:
+                return
+            self._demand(job)
+            record.token, record.released = "", job.token
             record.deliveries -= to is Place.FRONT
             self._write(job.key, {"status": Status.NEW})
             self._broker.push(job.key, to)

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis_consumer.errors import LeaseLost, QueueUnavailable
 from redis_consumer.job import FINAL, Job
@@ -94,14 +94,11 @@ class RedisJobQueue:
         written = texts(fields) | self._kept
         written.pop("status", None)
         arguments = [job.token, self._pod, status, *flat(written)]
-        good = {"settled", "already"}
-        self._finish(job, "settle", arguments, good=good, good_again=good)
+        self._finish(job, "settle", arguments)
 
     def release(self, job: Job, to: Place) -> None:
         """See `JobQueue.release`."""
-        # The first run voids the token, so that a second finds it lost.
-        arguments: list[str] = [job.token, self._pod, to]
-        self._finish(job, "release", arguments, good={"released"}, good_again={"released", "lost"})
+        self._finish(job, "release", [job.token, self._pod, to])
 
     def heartbeat(self, job: Job) -> None:
         """See `JobQueue.heartbeat`."""
@@ -157,20 +154,16 @@ class RedisJobQueue:
 
     # Letting go.
 
-    def _finish(self, job: Job, script: str, arguments: list[str], *, good: set[str], good_again: set[str]) -> None:
+    def _finish(self, job: Job, script: str, arguments: list[str]) -> None:
         """End our hold on a job.  A lost reply is asked for again: now, and if need be before the next claim."""
-        asked = 0
 
-        def ask() -> str:
-            nonlocal asked
-            asked += 1
-            answer: str = self._scripts.run(script, job.key, args=arguments, confirm=True)
-            return answer
+        def ask() -> Any:
+            return self._scripts.run(script, job.key, args=arguments, confirm=True)
 
         def finish() -> None:
             answer = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS, attempts=100, longest_wait=1)
             self._unfinished = self._holding = None
-            self._demand(job, answer in (good if asked == 1 else good_again))
+            self._demand(job, answer != "lost")
 
         self._unfinished = finish
         finish()

@@ -342,6 +342,17 @@ class JobQueueExam:
         assert read(job.key)["status"] == "new"
         assert [finished(other, claimed(other)) for _ in keys] == [keys[i] for i in order]
 
+    def test_a_release_may_be_repeated(self, lane: JobQueue, other: JobQueue, stage: Stage, submit: Any) -> None:
+        key = submit()
+        job = claimed(lane)
+        for _ in range(2):
+            lane.release(job, Place.BACK)
+        assert stage.entries() == [key]
+        theirs = claimed(other)
+        lane.release(job, Place.BACK)
+        assert stage.entries() == []
+        other.settle(theirs, "done", {})
+
     @pytest.mark.parametrize(("place", "deliveries"), [(Place.FRONT, 1), (Place.BACK, 2)])
     def test_only_a_release_to_the_back_is_counted(
         self, lane: JobQueue, submit: Any, place: Place, deliveries: int

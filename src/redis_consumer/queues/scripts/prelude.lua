@@ -15,6 +15,7 @@
 --     claimed      time of that claim, ms
 --     deliveries   claims so far, less those that were taken back
 --     settled      token of the claim that made the job final
+--     released     token of the claim that was given back last
 --     children     1 once the job's children are submitted
 --
 -- Time is the server's, so that the clocks of the workers do not matter: leases, and `updated_at`, which the janitor
