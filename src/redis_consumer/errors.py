@@ -95,12 +95,26 @@ class MissingExtra(ConsumerError):
         super().__init__(f"{what} needs the extra {extra!r}: pip install 'kiosk-redis-consumer[{extra}]'")
 
 
+REASON_CHARACTERS = 1000
+"""A value of ten megabytes is told by its ends."""
+
+
 def reason_of(error: BaseException) -> str:
-    """Return the one line that a user sees for `error`: no traceback, no newline, never empty.
+    """Return the one line that a user sees for `error`: printable, not too long, never empty, without a traceback.
 
     Our own errors speak for themselves; any other is a bug and is prefixed with its type.
     """
-    text = " ".join(str(error).split())
+    text = _shortened("".join(map(_printable, " ".join(str(error).split()))))
     if isinstance(error, ConsumerError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _printable(letter: str) -> str:
+    """Escape what would move a terminal's cursor, turn the writing round or break a protocol."""
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+
+
+def _shortened(text: str) -> str:
+    half = (REASON_CHARACTERS - 5) // 2
+    return text if len(text) <= REASON_CHARACTERS else f"{text[:half]} ... {text[-half:]}"

@@ -67,6 +67,10 @@ class Job:
         return value
 
 
+LAST_VERSION = 2**63 - 1
+"""What goes into an int64 of the model server's protocol."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelId:
     """A model on the model server.  Written ``Name:version``; without a version it is the latest one."""
@@ -83,10 +87,10 @@ class ModelId:
     @classmethod
     def of(cls, name: str, version: str | int | None = None) -> Self:
         """Build from the two fields of a job; a blank version is the latest; ValueError says what is wrong."""
-        if not re.fullmatch(r"[A-Za-z0-9][\w.\-/]*", name.strip()):
-            raise ValueError(f"model name {name!r}: allowed are letters, digits, '_', '-', '.' and '/'")
+        if not re.fullmatch(r"[A-Za-z0-9][\w.\-/]{0,254}", name.strip()):
+            raise ValueError(f"model name {name!r}: allowed are letters, digits, '_', '-', '.' and '/', up to 255")
         text = "" if version is None else str(version).strip()
-        if text and not (text.isascii() and text.isdigit()):
+        if text and not (re.fullmatch(r"[0-9]{1,19}", text) and int(text) <= LAST_VERSION):
             raise ValueError(f"model version {text!r}: allowed is a whole number from 0, or nothing for the latest")
         return cls(name.strip(), int(text) if text else None)
 

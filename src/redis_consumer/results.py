@@ -7,6 +7,8 @@ Every file is a float32 TIFF, uncompressed, as tifffile writes it by default; ea
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,10 @@ PER_FEATURE = "{name}_feature_{feature}.tif"
 PER_BATCH_AND_FEATURE = "{name}_batch_{batch}_feature_{feature}.tif"
 MOST_LABELS = 2**24
 """The largest whole number that float32 tells from its neighbours."""
+NAME_BYTES = 900
+"""Of a name with its folders: disks and unpackers end somewhere above."""
+MOST_CHARACTERS = 10_000
+"""That are looked at: a name may come with ten million."""
 STEM_BYTES = 200
 """Leaves room for what a pattern adds: a file name has at most 255 bytes."""
 
@@ -87,14 +93,21 @@ def entry_stem(name: str) -> str:
 def safe_name(name: str) -> str:
     """Return a name or folder of the user's as a relative path that stays where it is put.
 
-    Folders are kept; ``..``, ``.``, drive letters and control characters are not, and long parts are shortened.
-    Empty if nothing is left.
+    Folders are kept; ``..``, ``.``, drive letters and control characters are not, long parts are shortened, and of
+    many folders the last ones stay.  Empty if nothing is left.
     """
-    clean = "".join("_" if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in name.replace("\\", "/"))
+    name = name[-MOST_CHARACTERS:].replace("\\", "/")
+    clean = "".join("_" if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in name)
     parts = [part for part in clean.split("/") if part.strip() not in ("", ".", "..")]
     if clean[1:3] == ":/":
         parts = parts[1:]
-    return "/".join(_shortened(part) for part in parts)
+    return "/".join(_last([_shortened(part) for part in parts]))
+
+
+def _last(parts: list[str]) -> list[str]:
+    """Return the parts at the end that fit into NAME_BYTES; the file itself always does."""
+    sizes = list(accumulate(len(part.encode()) + 1 for part in reversed(parts)))
+    return parts[len(parts) - bisect_right(sizes, NAME_BYTES) :]
 
 
 def _shortened(part: str) -> str:

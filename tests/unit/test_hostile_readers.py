@@ -50,7 +50,7 @@ class TestTiff:
 
     @pytest.mark.parametrize(
         "name",
-        ["deflate bomb in a tile of 65535 x 65535", "JPEG of 65500 x 65500 in a strip", "WebP of 12000 x 12000"],
+        ["deflate bomb in a tile of 65535 x 65535", "JPEG of 65500 x 65500 in a strip", "WebP of 5000 x 5000"],
     )
     def test_what_would_grow_is_refused_by_its_header(self, tmp_path: Path, name: str) -> None:
         path = put(tmp_path / "x.tif", by_name(tiffs.BOMBS, f"TIFF: {name}"))

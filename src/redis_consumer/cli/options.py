@@ -68,11 +68,20 @@ def given_variables(arguments: argparse.Namespace) -> tuple[dict[str, str], dict
     return overrides, read_env_file(arguments.env_file) if arguments.env_file else {}
 
 
+class OneLine(logging.Formatter):
+    """Keeps each message on its line: names come from users, and a line break in one could forge a message."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line, what is not printable escaped."""
+        line = super().formatMessage(record)
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
 def start_logging(level: str) -> None:
     """Log to stdout, as containers expect: when, how bad, who, what."""
-    logging.basicConfig(
-        level=level, stream=sys.stdout, format="%(asctime)s [%(levelname)s]:[%(name)s]: %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(OneLine("%(asctime)s [%(levelname)s]:[%(name)s]: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def say(text: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from redis_consumer.arrays import AnyArray, Image
     from redis_consumer.images import ImageFile
     from redis_consumer.job import Job
+
+
+MOST_CHANNELS = 64
+"""A channel may be named more than once, but not until the memory is full."""
 
 
 class Predict(Protocol):
@@ -133,9 +138,11 @@ class Analysis(Protocol):
 
 def channel_indexes(wanted: Sequence[str], available: int) -> list[int]:
     """Return the field `channels` as indexes; JobRejected names the one that the image does not have."""
+    if len(wanted) > max(available, MOST_CHANNELS):
+        raise JobRejected(f"The field 'channels' names {len(wanted)} channels: allowed are {available}")
     indexes = []
     for part in wanted:
-        if not (part.isascii() and part.isdigit() and int(part) < available):
+        if not (re.fullmatch(r"[0-9]{1,9}", part) and int(part) < available):
             raise JobRejected(f"The field 'channels' names {part!r}: allowed are 0 to {available - 1}")
         indexes.append(int(part))
     return indexes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -134,7 +135,7 @@ def job_scale(job: Job, settings: Settings) -> float:
 def whole_number(job: Job, field: str, default: int) -> int:
     """Return a field that counts; JobRejected names it where it does not."""
     text = job.get(field, str(default))
-    if not (text.isascii() and text.isdigit()):
+    if not re.fullmatch(r"[0-9]{1,18}", text):
         raise JobRejected(f"The field {field!r} is {text!r}: allowed is a whole number from 0")
     return int(text)
 

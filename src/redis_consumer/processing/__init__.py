@@ -76,6 +76,9 @@ POST_PROCESSES: Mapping[str, PostProcess] = {
     "deep_watershed": deep_watershed,
 }
 
+MOST_STEPS = 20
+"""In one field of a job."""
+
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -88,6 +91,8 @@ def chain(names: str, table: Mapping[str, Callable[[_In], _Out]], field: str) ->
     is allowed.
     """
     wanted = [name.strip() for name in names.split(",")]
+    if len(wanted) > MOST_STEPS:
+        raise ValueError(f"{field} names {len(wanted)} steps: allowed are {MOST_STEPS}")
     for name in wanted:
         if name and name not in table:
             raise ValueError(f"{field} {name!r}: allowed are {', '.join(sorted(table))}")

@@ -116,6 +116,13 @@ def _allowed(text: str) -> str:
     )
 
 
+def _host(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:  # brackets without an IPv6 address
+        return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """Keys to URLs and back, for one bucket."""
@@ -137,8 +144,9 @@ class Addresses:
             match = re.match(pattern, text)
             if match:
                 return check_key(unquote(text[match.end() :].partition("?")[0]))
-        host = urlsplit(text).hostname or ""
-        raise JobRejected(f"The address at {host[:100]!r} is not one of the bucket {str(self.bucket)!r}")
+        # The path of a folder is nobody's business.
+        ours = f" {str(self.bucket)!r}" if self.bucket.cloud is not Cloud.FILE else ""
+        raise JobRejected(f"The address at {_host(text)[:100]!r} is not one of the bucket{ours}")
 
     def _base(self) -> str:
         name = self.bucket.name
