@@ -6,6 +6,7 @@ plain zip libraries, so entries are deflated or stored, with their sizes in fron
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import struct
@@ -214,6 +215,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise _rejected(path, str(error)) from error
     except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         raise _rejected(path, "a member is both a file and a folder") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a member before the beginning of the file
+            raise
+        raise _rejected(path, "it is damaged or no zip (OSError)") from error
     except _DAMAGED as error:
         raise _rejected(path, f"it is damaged or no zip ({type(error).__name__})") from error
 

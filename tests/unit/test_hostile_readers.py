@@ -145,6 +145,11 @@ class TestZips:
         with pytest.raises(JobRejected, match="damaged or no zip"):
             iter_archive(path, tmp_path / "out")
 
+    def test_a_member_before_the_beginning(self, tmp_path: Path) -> None:
+        path = put(tmp_path / "x.zip", zips.joined([(b"a.tif", b"x")])[1:])
+        with pytest.raises(JobRejected, match="damaged or no zip"):
+            list(iter_archive(path, tmp_path / "out"))
+
     def test_a_full_disk_is_the_workers_fault(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CEILING = 2**31
 """Values (frames x rows x columns x channels) that no file may declare, whatever the limits."""
+SEED_CEILING = 2**28
+"""The same where nobody gave limits: 60 frames of 2048 x 2048 pixels, 1 GB as float32, fit in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,10 @@ def read_image_seed(path: str | Path) -> npt.NDArray[np.float32]:
         if _start_of(path).startswith(TIFF_STARTS):
             with open_tiff(path) as source:
                 _check(path.name, source, "", source.shape, None)
+                _check_values(path.name, source.shape, SEED_CEILING)
                 return source.decode().astype(np.float32)[..., np.newaxis]
         with pillow_image(path) as image:
-            _check_values(path.name, (image.height, image.width), CEILING)
+            _check_values(path.name, (image.height, image.width), SEED_CEILING)
             array = np.asarray(image.convert("RGB") if image.mode in ("P", "PA") else image, dtype=np.float32)
     return array[..., np.newaxis] if array.ndim == 2 else array  # noqa: PLR2004 - rows and columns only
 
