@@ -91,7 +91,10 @@ class Consumer:
         if self.tools:
             self.tools.retries.clear()
         if not self.is_valid_hash(job.key):
-            raise JobRejected(f'Invalid filetype for "{self.queue}" job: {job.get("input_file_name")!r}')
+            # Of an address only the end: it may have a login in it.
+            name = job.get("input_file_name")
+            shown = name.rpartition("/")[2].partition("?")[0] if "://" in name else name
+            raise JobRejected(f'Invalid filetype for "{self.queue}" job: {shown!r}')
         return self._consume(job.key)
 
     def _consume(self, redis_hash: str) -> str:

@@ -86,9 +86,10 @@ def http_url() -> Kind[str]:
     """Accept the address of an HTTP server."""
 
     def parse(given: str) -> str:
-        return given.rstrip("/") if re.fullmatch(r"https?://[^\s/]+\S*", given) else _refuse()
+        # It stands in the address of every result: a login in it would be everybody's.
+        return given.rstrip("/") if re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", given) else _refuse()
 
-    return Kind(parse, "an address that starts with http:// or https://")
+    return Kind(parse, "an address that starts with http:// or https://, without a login")
 
 
 def queue_name() -> Kind[str]:

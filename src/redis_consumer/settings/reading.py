@@ -91,8 +91,13 @@ def clean(layers: Sequence[Layer]) -> list[Layer]:
 
 def complaint(hit: Hit, setting: Declared[Any]) -> str:
     """Return the line that says what is wrong."""
-    shown = MASK if setting.secret else repr(hit.text)
+    shown = MASK if setting.secret else repr(without_login(hit.text))
     return f"{hit.variable} is {shown}; allowed is {setting.kind.allowed}"
+
+
+def without_login(text: str) -> str:
+    """Mask what stands before an ``@`` or behind a ``?``: addresses are pasted with their passwords and signatures."""
+    return re.sub(r"\?.*", f"?{MASK}", re.sub(r"[^\s/]+@", f"{MASK}@", text))
 
 
 def read_env_file(path: str | Path) -> dict[str, str]:
