@@ -27,11 +27,20 @@ CANDIDATES: Final[dict[str, tuple[Any, ...]]] = {
     "size": ((0.1, 0.6), (0.3, 0.8), (0.6, 0.9)),
     "smooth": (0.7, 1.0, 1.5),
     "smooth_large": (2.0, 3.0, 4.0),
+    "coarse_peak": ((0.2, 0.3), (0.25, 0.35), (0.28, 0.38), (0.35, 0.45)),
+    "coarse": (5.0, 7.0, 9.0),
+    "sure": (0.7, 0.8, 0.85),
     "steepness": (8.0, 20.0),
     "rim": (0.015, 0.02, 0.025, 0.03),
     "power": (2.0, 3.0, 4.0),
 }
-"""Tried in this order; ``peak`` stands for ``low`` and ``high``, ``size`` for ``small`` and ``large``."""
+"""Tried in this order; pairs of constants go together, see :data:`PAIRS`."""
+
+PAIRS: Final = {
+    "peak": ("low", "high"),
+    "size": ("small", "large"),
+    "coarse_peak": ("coarse_low", "coarse_high"),
+}
 
 Case = tuple[torch.Tensor, samples.Labels]
 
@@ -41,9 +50,10 @@ def cases(network: NucleiNet, data: Path, count: int, seed: int) -> list[Case]:
     rng = np.random.default_rng(seed)
     real = samples.read(data, "train")
     chosen = [real[k] for k in rng.permutation(len(real))[:count]]
-    large = evaluate.enlarged([f for f in chosen if samples.typical_diameter(f[1]) > 20][: count // 10], 75)
+    large = evaluate.enlarged([f for f in chosen if samples.typical_diameter(f[1]) > 20][: count // 5], 80)
     drawn = [simulator.simulate((384, 384), rng=rng) for _ in range(count // 8)]
-    images = [*chosen, *large, *((f.image, f.labels) for f in drawn)]
+    empty = [(image, np.zeros(image.shape, np.int32)) for image in evaluate.empty_fields(seed + 7)[2:]]
+    images = [*chosen, *large, *((f.image, f.labels) for f in drawn), *empty]
     return [(logits_of(network, image), labels) for image, labels in images]
 
 
@@ -68,10 +78,8 @@ def score(calibration: export.Calibration, chosen: list[Case]) -> evaluate.Score
 
 def changed(calibration: export.Calibration, name: str, value: Any) -> export.Calibration:
     """Return the constants with one candidate in place."""
-    if name == "peak":
-        return replace(calibration, low=value[0], high=value[1])
-    if name == "size":
-        return replace(calibration, small=value[0], large=value[1])
+    if name in PAIRS:
+        return replace(calibration, **dict(zip(PAIRS[name], value, strict=True)))
     return replace(calibration, **{name: value})
 
 

@@ -41,9 +41,17 @@ class Calibration:
     """Sigma of the smoothing of the closeness before that, in small nuclei, pixels."""
     smooth_large: float = 3.0
     """The same in large nuclei, where a plateau may otherwise fall in two."""
-    small: float = 0.3
+    coarse: float = 7.0
+    """Sigma of a third smoothing, which only leaves the middle of large nuclei, pixels."""
+    coarse_low: float = 0.28
+    """Closeness after it that gives 0."""
+    coarse_high: float = 0.38
+    """Closeness after it that gives 1: small plateaus around become one with this one."""
+    sure: float = 0.9
+    """Probability, around a pixel, of being nuclear, below which there is no marker."""
+    small: float = 0.15
     """Mean depth around a pixel at which ``smooth`` alone is used."""
-    large: float = 0.8
+    large: float = 0.6
     """Mean depth around a pixel at which ``smooth_large`` alone is used."""
     foreground: float = 0.55
     """Probability above which a pixel is nuclear."""
@@ -60,8 +68,11 @@ def heads_of(logits: Tensor, c: Calibration) -> tuple[Tensor, Tensor]:
     centre, foreground, depth = torch.sigmoid(logits).chunk(3, dim=1)
     inside = torch.clamp((foreground - c.foreground) * c.steepness + 0.5, 0, 1)
     size = torch.clamp((_mean_around(depth) - c.small) / (c.large - c.small), 0, 1)
-    centre = (1 - size) * _smoothed(centre, c.smooth) + size * _smoothed(centre, c.smooth_large)
-    peaks = torch.clamp((centre - c.low) / (c.high - c.low), 0, 1) * inside
+    fine = (1 - size) * _smoothed(centre, c.smooth) + size * _smoothed(centre, c.smooth_large)
+    fine = torch.clamp((fine - c.low) / (c.high - c.low), 0, 1)
+    coarse = (_smoothed(centre, c.coarse) - c.coarse_low) / (c.coarse_high - c.coarse_low)
+    sure = torch.clamp((_smoothed(foreground, 1.0) - c.sure) * c.steepness + 0.5, 0, 1)
+    peaks = torch.maximum(fine, torch.clamp(coarse, 0, 1)) * sure * inside
     return peaks, inside * (c.rim + (1 - c.rim) * depth**c.power)
 
 
