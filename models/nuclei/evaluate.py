@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import onnxruntime
 import samples
+from scipy import ndimage as ndi
 from skimage.io import imread
 
 from redis_consumer import processing
@@ -138,17 +139,21 @@ def score(model: Model, fields: Iterable[tuple[NDArray[np.generic], NDArray[np.i
 def enlarged(
     fields: Iterable[tuple[samples.Image, samples.Labels]], diameter: float
 ) -> list[tuple[samples.Image, samples.Labels]]:
-    """Return images scaled so that their nuclei have a median diameter; at most 768 pixels of each are used."""
+    """Return images scaled so that their nuclei have a median diameter.
+
+    At most 768 pixels a side are used of each; a part without a nucleus is left out.
+    """
     result = []
     for image, labels in fields:
         factor = diameter / samples.typical_diameter(labels)
         window = int(768 / factor)
-        result.append(samples.rescale(image[:window, :window], labels[:window, :window], (factor, factor)))
+        if labels[:window, :window].any():
+            result.append(samples.rescale(image[:window, :window], labels[:window, :window], (factor, factor)))
     return result
 
 
 def empty_fields(seed: int = 0) -> list[NDArray[np.float64]]:
-    """Return images without a nucleus: nothing, noise of three kinds, a slope, a haze."""
+    """Return images without a nucleus: nothing, noise, slopes, haze, smooth noise."""
     rng = np.random.default_rng(seed)
     shape = (512, 512)
     haze = 100 + 30 * samples.smooth_field(shape, rng)
@@ -161,6 +166,8 @@ def empty_fields(seed: int = 0) -> list[NDArray[np.float64]]:
         np.linspace(0, 100, 512)[:, None] + rng.normal(0, 2, shape),
         rng.poisson(haze).astype(float),
         rng.normal(haze, 1),
+        ndi.gaussian_filter(rng.normal(100, 10, shape), 1.5),
+        ndi.zoom(rng.poisson(3, (150, 150)).astype(float), 3.5, order=1),
     ]
 
 

@@ -150,8 +150,9 @@ def empty(rng: np.random.Generator) -> list[NDArray[np.float16]]:
         plane += rng.uniform(0.01, 0.3) * smooth_field(shape, rng, int(rng.integers(2, 12)))
     if rng.random() < 0.9:
         noise = rng.normal(size=shape)
-        if rng.random() < 0.4:
-            noise = ndi.gaussian_filter(noise, rng.uniform(0.3, 2.5))
+        if rng.random() < 0.5:  # denoised, binned or enlarged pictures have smooth noise
+            noise = ndi.gaussian_filter(noise, rng.uniform(0.4, 5))
+            noise /= noise.std()
         plane += (rng.uniform(0.02, 0.2) * noise).astype(np.float32)
     if rng.random() < 0.3:
         plane = np.round(plane * rng.uniform(10, 60))
