@@ -147,8 +147,10 @@ class TestWorkOff:
         work_off(setup.queue, lambda _: "done", setup.claimed(), stopping)
         assert setup.fields()["status"] == "done"
 
-    @pytest.mark.parametrize("error", [LeaseLost("lost"), None])
-    @pytest.mark.parametrize("outcome", ["done", "failed", "new"])
+    @pytest.mark.parametrize(
+        ("outcome", "error"),
+        [("done", None), ("failed", None), ("done", LeaseLost("lost")), ("new", LeaseLost("lost"))],
+    )
     def test_nothing_is_written_to_a_job_that_is_no_longer_ours(
         self, setup: Setup, outcome: str, error: LeaseLost | None, caplog: pytest.LogCaptureFixture
     ) -> None:
