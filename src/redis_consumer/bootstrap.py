@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ from redis_consumer.worker import STILL_SECONDS, Lane, Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from redis_consumer.consumers import Consumer
     from redis_consumer.health import Health
     from redis_consumer.job import ModelId
     from redis_consumer.metrics import Metrics
@@ -55,6 +57,24 @@ SHORTEST_BACKOFF_SECONDS = 0.1
 """GRPC_BACKOFF=0 would ask a cold server without a pause."""
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the lanes of one worker have in common."""
+
+    settings: Settings
+    consumer_type: type[Consumer]
+    redis: RedisClient
+    storage: ObjectStorage
+    server: TensorFlowServing
+    observer: Observer
+    heartbeat: Heartbeat
+    time_limit: TimeLimit
+    stopping: threading.Event
+    limits: BatchLimits = field(default_factory=BatchLimits)
+    process: str = field(default_factory=partial(secrets.token_hex, 4))
+    """Makes the names of its lanes unlike those of any other process."""
+
+
 def build_worker(settings: Settings) -> Worker:
     """Return a worker that is ready to run.  SettingsError for whatever is wrong before the first job."""
     consumer_type = find_consumer(settings.consumer_type, CONSUMERS)
@@ -62,40 +82,16 @@ def build_worker(settings: Settings) -> Worker:
     check_storage(storage)
     redis = build_redis(settings)
     stopping = threading.Event()
-    server, limits = build_model_server(settings, stopping.wait), BatchLimits()
-    heartbeat = Heartbeat(settings.lease_seconds)
-    sweeper = RedisSweeper(redis, lease_seconds=settings.lease_seconds)
+    server = build_model_server(settings, stopping.wait)
     metrics = build_metrics(settings, redis) if settings.health_port else None
     observer: Observer = metrics or NoObserver()
-    sweeping = Every(settings.lease_seconds / 2, observer.sweep(sweeper.sweep), "sweep")
+    heartbeat = Heartbeat(settings.lease_seconds)
     time_limit = TimeLimit(settings.max_job_seconds, lambda error: worker.stop(because=error))
-    warming = Once(consumer_type.warm_up, "warm-up")
-    process = secrets.token_hex(4)
-
-    def lane(number: int) -> Lane:
-        queue, observed = observer.lane(build_queue(settings, redis, f"{process}-{number}"))
-        retries: deque[str] = deque()
-
-        def refused(error: ConsumerError) -> None:
-            retries.append(str(error))
-            if isinstance(error, ServerNotReady):
-                time_limit.restart(queue)
-            observer.refused(error)
-
-        models = PatientModelServer(
-            server,
-            wait_seconds=settings.model_wait,
-            max_retry=settings.max_retry if settings.max_retry > 0 else sys.maxsize,
-            max_pause_seconds=max(settings.grpc_backoff, SHORTEST_BACKOFF_SECONDS),
-            stop=stopping.is_set,
-            on_retry=refused,
-        )
-        consumer = consumer_type(redis, observer.storage(storage), settings.queue, name=settings.hostname)
-        consumer.equip(Tools(queue, models, settings, limits, retries))
-        return Lane(queue, wrapped(consumer.handle, observed, heartbeat.around(queue), time_limit.around(queue)))
-
-    lanes = [lane(number) for number in range(settings.concurrency)]
-    companions: list[Companion] = [heartbeat, sweeping, warming, time_limit]
+    shared = Shared(settings, consumer_type, redis, storage, server, observer, heartbeat, time_limit, stopping)
+    lanes = [build_lane(shared, number) for number in range(settings.concurrency)]
+    sweeper = RedisSweeper(redis, lease_seconds=settings.lease_seconds)
+    sweeping = Every(settings.lease_seconds / 2, observer.sweep(sweeper.sweep), "sweep")
+    companions: list[Companion] = [heartbeat, sweeping, Once(consumer_type.warm_up, "warm-up"), time_limit]
     if metrics:
         live = liveness(lanes, heartbeat, time_limit, stopping, settings.drain_seconds)
         needed = server if consumer_type.needs_model_server else None
@@ -109,6 +105,33 @@ def build_worker(settings: Settings) -> Worker:
         worn_out=MemoryLimit(settings.max_rss_mb),
     )
     return worker
+
+
+def build_lane(shared: Shared, number: int) -> Lane:
+    """Return one lane, with a queue view, a consumer and patience of its own."""
+    settings = shared.settings
+    queue, observed = shared.observer.lane(build_queue(settings, shared.redis, f"{shared.process}-{number}"))
+    retries: deque[str] = deque()
+
+    def refused(error: ConsumerError) -> None:
+        retries.append(str(error))
+        if isinstance(error, ServerNotReady):
+            shared.time_limit.restart(queue)
+        shared.observer.refused(error)
+
+    models = PatientModelServer(
+        shared.server,
+        wait_seconds=settings.model_wait,
+        max_retry=settings.max_retry if settings.max_retry > 0 else sys.maxsize,
+        max_pause_seconds=max(settings.grpc_backoff, SHORTEST_BACKOFF_SECONDS),
+        stop=shared.stopping.is_set,
+        on_retry=refused,
+    )
+    storage = shared.observer.storage(shared.storage)
+    consumer = shared.consumer_type(shared.redis, storage, settings.queue, name=settings.hostname)
+    consumer.equip(Tools(queue, models, settings, shared.limits, retries))
+    around = observed, shared.heartbeat.around(queue), shared.time_limit.around(queue)
+    return Lane(queue, wrapped(consumer.handle, *around))
 
 
 def build_metrics(settings: Settings, redis: RedisClient) -> Metrics:
