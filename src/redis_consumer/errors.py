@@ -20,8 +20,16 @@
     └── MissingExtra           the start or the command stops: names the extra to install
 
 Anything else that leaves a handler is a bug: the job fails, its `reason` is one line (`reason_of`), and the
-traceback goes to the log.  Errors of other libraries are translated where they enter, in the adapters.
+traceback goes to the log and the dead letter.  Errors of other libraries are translated where they enter, in the
+adapters; only what the machine itself refuses (`is_machines`) may come up anywhere, and is a case for `RetryJob`.
 """
+
+from __future__ import annotations
+
+import errno
+import re
+import traceback
+from dataclasses import dataclass
 
 
 class ConsumerError(Exception):
@@ -118,3 +126,39 @@ def _printable(letter: str) -> str:
 def _shortened(text: str) -> str:
     half = (REASON_CHARACTERS - 5) // 2
     return text if len(text) <= REASON_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
+
+
+_MACHINE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
+)
+"""Disk full or broken, no memory, no more files or threads: another worker, or this one later, may do the job."""
+
+
+def is_machines(error: BaseException) -> bool:
+    """Return whether the machine that the worker runs on is at fault, and not the job."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE)
+
+
+TRACEBACK_CHARACTERS = 8000
+"""Its end says most."""
+_ADDRESS_LOGIN = re.compile(r"://[^\s/@]*@")
+_ADDRESS_QUERY = re.compile(r"(://[^\s?#]*)[?#][^\s'\")]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What ended a delivery badly, for whoever has to find out why."""
+
+    error: str
+    """The class of the error."""
+    reason: str
+    """The one line for the user."""
+    traceback: str = ""
+    """For the operator: the end of it, addresses without logins and queries."""
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return the failure that `error` is."""
+    text = "".join(traceback.format_exception(error))
+    text = _ADDRESS_QUERY.sub(r"\1", _ADDRESS_LOGIN.sub("://", text))
+    return Failure(type(error).__name__, reason_of(error), text[-TRACEBACK_CHARACTERS:])

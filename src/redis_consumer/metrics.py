@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -15,21 +15,24 @@ from prometheus_client.registry import Collector
 
 from redis_consumer import __version__
 from redis_consumer.errors import LeaseLost
+from redis_consumer.job import FINAL
 from redis_consumer.queues.depth import age_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from prometheus_client import Metric
 
-    from redis_consumer.errors import ConsumerError
-    from redis_consumer.job import Job
-    from redis_consumer.queues.base import FieldValue, JobQueue, Place
+    from redis_consumer.errors import ConsumerError, Failure
+    from redis_consumer.job import Job, Status
+    from redis_consumer.queues.base import Child, FieldValue, JobQueue, Place
     from redis_consumer.queues.depth import Depth
     from redis_consumer.storage.base import Storage, Upload
 
 STAGE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 CLAIM_BUCKETS = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
+T = TypeVar("T")
+
 UNFINISHED = "Unfinished"
 """The error class of a job that the worker took away from its handler: at the drain, or at MAX_JOB_SECONDS."""
 
@@ -162,17 +165,26 @@ class MeasuredQueue:
             with suppress(KeyError, ValueError):  # a consumer of somebody's own may write anything there
                 self._seconds[stage] = float(fields[name])
 
-    def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue]) -> None:
+    def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue], failure: Failure | None = None) -> None:
         """See `JobQueue.settle`."""
         error = self._error
-        self._held(job, lambda: self._queue.settle(job, status, fields))
+        self._held(job, lambda: self._queue.settle(job, status, fields, failure))
         self._end(job, str(status), error)
 
-    def release(self, job: Job, to: Place) -> None:
+    def release(self, job: Job, to: Place, *, seconds: float = 0.0, failure: Failure | None = None) -> Status:
         """See `JobQueue.release`."""
         error = self._error
-        self._held(job, lambda: self._queue.release(job, to))
-        self._end(job, "released", error)
+        status = self._held(job, lambda: self._queue.release(job, to, seconds=seconds, failure=failure))
+        self._end(job, status if status in FINAL else "released", error)
+        return status
+
+    def submit_children(self, parent: Job, children: Iterable[Child]) -> list[str]:
+        """See `JobQueue.submit_children`."""
+        return self._held(parent, lambda: self._queue.submit_children(parent, children))
+
+    def children(self, parent: Job) -> Iterator[tuple[str, dict[str, str]]]:
+        """See `JobQueue.children`."""
+        return self._queue.children(parent)
 
     def heartbeat(self, job: Job) -> None:
         """See `JobQueue.heartbeat`."""
@@ -186,9 +198,9 @@ class MeasuredQueue:
         """See `JobQueue.close`."""
         self._queue.close()
 
-    def _held(self, job: Job, action: Callable[[], None]) -> None:
+    def _held(self, job: Job, action: Callable[[], T]) -> T:
         try:
-            action()
+            return action()
         except LeaseLost as error:
             self._lost(job, error)
             raise

@@ -146,12 +146,13 @@ class Heartbeat(Every):
     """Renews the leases of all jobs in hand, in a thread that does nothing else.
 
     A lane may hold the interpreter for a while or wait for a server for minutes: its lease stays.  A lease that
-    was lost is not taken again; the lane learns of it at its next write.
+    was lost is not taken again; what the lane waits for may ask `lost`, and the lane learns of it at its next write.
     """
 
     def __init__(self, lease_seconds: float) -> None:
         super().__init__(min(lease_seconds / 6, LONGEST_BEAT_SECONDS), self.beat, "heartbeat")
         self._held: dict[str, tuple[JobQueue, Job]] = {}
+        self._lost: set[JobQueue] = set()
         self._lock = threading.Lock()
 
     def around(self, queue: JobQueue) -> Middleware:
@@ -160,12 +161,17 @@ class Heartbeat(Every):
         def beating(handle: Handle, job: Job) -> str:
             with self._lock:
                 self._held[job.token] = (queue, job)
+                self._lost.discard(queue)
             try:
                 return handle(job)
             finally:
                 self._drop(job)
 
         return beating
+
+    def lost(self, queue: JobQueue) -> bool:
+        """Whether the job that this lane works on turned out to be no longer ours."""
+        return queue in self._lost
 
     def beat(self) -> None:
         """Renew every lease once; one that cannot be renewed is no obstacle for the others."""
@@ -177,7 +183,9 @@ class Heartbeat(Every):
                 queue.heartbeat(job)
             except LeaseLost as error:
                 log.warning("The lease of job %s is lost: %s", job.key, error)
-                self._drop(job)
+                with self._lock:
+                    if self._held.pop(job.token, None):  # else the lane has ended it meanwhile
+                        self._lost.add(queue)
             except ConsumerError as error:
                 log.warning("No heartbeat for job %s this time: %s", job.key, error)
 

@@ -7,6 +7,7 @@ else that happens around a job is a middleware.
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from redis_consumer.errors import (
     ConsumerError,
+    Failure,
     LeaseLost,
     QueueUnavailable,
     RetryJob,
     ServerNotReady,
     SettingsError,
-    reason_of,
+    failure_of,
+    is_machines,
 )
 from redis_consumer.job import FINAL, Status
 from redis_consumer.queues.base import Place
@@ -38,7 +41,11 @@ CLAIM_SECONDS = 25.0
 SIGNAL_SECONDS = 1.0
 """A signal that the system gives to another thread does not wake ours: a wait for it must end now and then."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
-"""Pauses while Redis does not answer: doubled each time."""
+"""Pauses of a lane while Redis does not answer, or while its jobs fail for no fault of theirs: doubled each time."""
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
+"""How long a job that the world failed stands aside: doubled with each delivery, up to a half less at random."""
+LOOK_AGAIN_SECONDS = 1.0
+"""How long a job stands aside that its handler left unfinished, if it has no children to wait for."""
 STILL_SECONDS = 120.0
 """A thread that should move and did not for so long is stuck.  Every wait for Redis ends sooner, also while it is
 away: time-outs of 5 s, a few in a row, and a look-up of its name."""
@@ -60,7 +67,7 @@ class Lane:
 
     queue: JobQueue
     handle: Callable[[Job], str]
-    """Returns the job's status.  A status that is not final puts the job to the back of its queue."""
+    """Returns the job's status.  A job whose status is not final comes again, after its children or a moment."""
     job: Job | None = field(default=None, init=False)
     """The job in hand, for the drain."""
     turned_at: float = field(default_factory=time.monotonic, init=False)
@@ -133,14 +140,16 @@ class Worker:
             lane.turned_at = time.monotonic()
             try:
                 lane.job = lane.queue.claim(timeout=CLAIM_SECONDS)
-                pause = FIRST_PAUSE_SECONDS
                 if lane.job:
-                    work_off(lane.queue, lane.handle, lane.job, self._stopping)
+                    well = work_off(lane.queue, lane.handle, lane.job, self._stopping)
                     self._stop_if_worn_out()
+                    # A lane that fails job after job, on a full disk say, must not use up everybody's deliveries.
+                    pause = FIRST_PAUSE_SECONDS if well else self._paused(pause)
+                else:
+                    pause = FIRST_PAUSE_SECONDS
             except QueueUnavailable as error:
                 log.warning("The queue does not answer, next try in %.1f s: %s", pause, error)
-                self._stopping.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                pause = self._paused(pause)
             except SettingsError as error:
                 self.stop(because=error)
             except BaseException:
@@ -151,6 +160,11 @@ class Worker:
                 # In this order: a lane without a job is judged by its last turn.
                 lane.turned_at = time.monotonic()
                 lane.job = None
+
+    def _paused(self, seconds: float) -> float:
+        """Wait, and return how long to wait the next time."""
+        self._stopping.wait(seconds)
+        return min(2 * seconds, LONGEST_PAUSE_SECONDS)
 
     def _stop_if_worn_out(self) -> None:
         # Not before a job: a limit below what an idle worker needs must not keep it from working at all.
@@ -174,44 +188,58 @@ class Worker:
             quietly("close a lane", lane.queue.close)
 
 
-def work_off(queue: JobQueue, handle: Callable[[Job], str], job: Job, stopping: threading.Event | None = None) -> None:
-    """See one claimed job through: settled, released, or dropped because it is no longer ours."""
+def work_off(queue: JobQueue, handle: Callable[[Job], str], job: Job, stopping: threading.Event | None = None) -> bool:
+    """See one claimed job through: settled, released, or dropped because it is no longer ours.
+
+    Returns False if the world failed it: then it is given back, to be tried again.
+    """
     began = time.monotonic()
     try:
-        status, reason = outcome(handle, job)
+        status, failure = outcome(handle, job)
         if status in FINAL:
-            queue.settle(job, status, {"reason": reason} if reason else {})
+            queue.settle(job, status, {"reason": failure.reason} if failure else {}, failure)
+        elif failure is None:
+            queue.release(job, Place.WAITING, seconds=LOOK_AGAIN_SECONDS)
         elif stopping is not None and stopping.is_set():
             # What failed because the worker stops is nobody's fault, and not counted.
             queue.release(job, Place.FRONT)
         else:
-            queue.release(job, Place.BACK)
+            status = queue.release(job, Place.LATER, seconds=retry_seconds(job.deliveries), failure=failure)
     except LeaseLost as error:
         log.warning("Job %s is no longer ours, dropped: %s", job.key, error)
-        return
-    log.info("Job %s is %s after %.3f s%s", job.key, status, time.monotonic() - began, f": {reason}" if reason else "")
+        return True
+    why = f": {failure.reason}" if failure else ""
+    log.info("Job %s is %s after %.3f s%s", job.key, status, time.monotonic() - began, why)
+    return status in FINAL or failure is None
 
 
-def outcome(handle: Callable[[Job], str], job: Job) -> tuple[str, str]:
-    """Return the status that the job has now, and the reason if it is not done.
+def retry_seconds(deliveries: int) -> float:
+    """Return how long a job stands aside after so many deliveries."""
+    longest = min(FIRST_RETRY_SECONDS * 2 ** min(deliveries - 1, 16), LONGEST_RETRY_SECONDS)
+    return float(longest * random.uniform(0.5, 1.0))
+
+
+def outcome(handle: Callable[[Job], str], job: Job) -> tuple[str, Failure | None]:
+    """Return the status that the job has now, and what went wrong, if anything did.
 
     LeaseLost and QueueUnavailable pass through: they are about the hold on the job, not about the job.
     """
     try:
-        return handle(job), ""
+        return handle(job), None
     except (LeaseLost, QueueUnavailable, SettingsError):
         raise
     except (RetryJob, ServerNotReady) as error:
-        return Status.NEW, reason_of(error)
+        return Status.NEW, failure_of(error)
     except ConsumerError as error:
-        return Status.FAILED, reason_of(error)
+        return Status.FAILED, failure_of(error)
     except BaseException as error:
         # sys.exit() in a consumer, or a panic of a library in Rust: the lane would end without a word.
-        log.exception("Job %s met a bug", job.key)
-        return Status.FAILED, reason_of(error)
+        fault = "its machine" if is_machines(error) else "a bug"
+        log.exception("Job %s met %s", job.key, fault)
+        return (Status.NEW if is_machines(error) else Status.FAILED), failure_of(error)
 
 
-def quietly(what: str, action: Callable[[], None]) -> None:
+def quietly(what: str, action: Callable[[], object]) -> None:
     """Do `action` on the way out: its failure is logged and stops nothing, since leases cover it."""
     try:
         action()

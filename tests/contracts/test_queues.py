@@ -1,4 +1,4 @@
-"""The queue in memory and the one on real servers sit the same exam."""
+"""The queue in memory and the one on real servers sit the same exams."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redis_consumer.queues.memory import MemoryBroker, MemoryJobQueue, MemorySubmitter
+from redis_consumer.queues.memory_admin import MemoryJobAdmin
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
+from redis_consumer.queues.redis_admin import RedisJobAdmin
 from redis_consumer.queues.sweeper import RedisSweeper
 from redis_consumer.redis import RedisClient
+from redis_consumer.testing.admin import JobAdminExam
+from redis_consumer.testing.parking import ParkingExam
 from redis_consumer.testing.queues import QUEUE, JobQueueExam, Stage
 from redis_consumer.testing.servers import Server, find_redis, start_redis
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from redis_consumer.job import Job
+    from redis_consumer.queues.admin import JobAdmin
     from redis_consumer.queues.base import JobQueue, Submitter
 
 
@@ -56,7 +61,18 @@ class MemoryStage:
     def lose(self, job: Job) -> None:
         self.late += 31.0
         assert self.broker.sweep() == 1
-        assert self.entries() == [job.key]
+        assert job.key in self.entries()
+
+    def pass_time(self, seconds: float) -> None:
+        with self.broker.changed:
+            self.late += seconds
+            self.broker.changed.notify_all()
+
+    def sweep(self) -> None:
+        self.broker.sweep()
+
+    def admin(self) -> JobAdmin:
+        return MemoryJobAdmin(self.broker)
 
 
 class RedisStage:
@@ -92,6 +108,16 @@ class RedisStage:
         self.client.zadd("redis-consumer:leases", {job.key: 1})
         assert self.sweeper.sweep() == 1
 
+    def pass_time(self, seconds: float) -> None:
+        for job in self.client.zrange("redis-consumer:due", 0, -1):
+            self.client.zincrby("redis-consumer:due", -1000 * seconds, job)
+
+    def sweep(self) -> None:
+        self.sweeper.sweep()
+
+    def admin(self) -> JobAdmin:
+        return RedisJobAdmin(self.client)
+
 
 @contextmanager
 def redis_stage(server: Server) -> Iterator[RedisStage]:
@@ -110,14 +136,38 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield server
 
 
-class TestMemory(JobQueueExam):
+class OnMemory:
     @pytest.fixture
     def stage(self) -> Stage:
         return MemoryStage()
 
 
-class TestRedis(JobQueueExam):
+class OnRedis:
     @pytest.fixture
     def stage(self, server: Server) -> Iterator[Stage]:
         with redis_stage(server) as stage:
             yield stage
+
+
+class TestMemory(OnMemory, JobQueueExam):
+    pass
+
+
+class TestRedis(OnRedis, JobQueueExam):
+    pass
+
+
+class TestParkingInMemory(OnMemory, ParkingExam):
+    pass
+
+
+class TestParkingOnRedis(OnRedis, ParkingExam):
+    pass
+
+
+class TestAdminInMemory(OnMemory, JobAdminExam):
+    pass
+
+
+class TestAdminOnRedis(OnRedis, JobAdminExam):
+    pass

@@ -125,7 +125,7 @@ class TestWhatOthersSee:
         lane.settle(claimed(lane), "failed", {"reason": "GET https://host/a?sig=t0p gave 403"})
         letter = client.hget("redis-consumer:dead", key)
         assert "t0p" not in letter
-        fields = json.loads(letter)
+        fields = json.loads(letter)["fields"]
         assert (fields["channels"], fields["url"]) == ("0,1", "https://host/x.tif")
         assert fields["reason"] == "GET https://host/a gave 403"
 
@@ -134,7 +134,7 @@ class TestWhatOthersSee:
         key = submit(client)
         lane.release(claimed(lane), Place.BACK)
         assert lane.claim(timeout=0) is None
-        assert json.loads(client.hget("redis-consumer:dead", key))["status"] == "failed"
+        assert json.loads(client.hget("redis-consumer:dead", key))["fields"]["status"] == "failed"
 
     @settings(deadline=None)
     @given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)))  # noqa: DTZ001 - hypothesis adds the zone
@@ -425,7 +425,10 @@ class TestOutage:
         client.script_flush()
         lane.settle(job, "done", {})
 
-    def test_a_full_server_is_unavailable(self, client: RedisClient, lane: RedisJobQueue) -> None:
+    def test_a_full_server_is_unavailable(
+        self, client: RedisClient, lane: RedisJobQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("redis_consumer.queues.redis.UPDATE_SECONDS", 0.2)
         submit(client)
         job = claimed(lane)
         client.config_set("maxmemory", 1)

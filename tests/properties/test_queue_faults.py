@@ -49,10 +49,10 @@ FAULTS = st.sampled_from(["lost reply", "late", "not sent", "dies before", "dies
 ONE_FAULT = st.builds(lambda fine, fault: [""] * fine + [fault], st.integers(0, 2), FAULTS)
 NO_FAULT: st.SearchStrategy[list[str]] = st.builds(list)
 PLANS = NO_FAULT | ONE_FAULT | st.builds(lambda first, second: first + second, ONE_FAULT, ONE_FAULT)
-LEASES, SEEN = "redis-consumer:leases", "redis-consumer:seen"
+LEASES, SEEN, DUE = "redis-consumer:leases", "redis-consumer:seen", "redis-consumer:due"
 ROUNDS = 50
 LOOK = """
-local world = {hashes = {}, lists = {}, leases = {}, seen = {}}
+local world = {hashes = {}, lists = {}, leases = {}, seen = {}, due = {}, submitted = {}}
 local function fold(flat)
   local map = {}
   for i = 1, #flat, 2 do map[flat[i]] = tonumber(flat[i + 1]) or flat[i + 1] end
@@ -65,6 +65,8 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
 end
 world.leases = fold(redis.call('ZRANGE', 'redis-consumer:leases', 0, -1, 'WITHSCORES'))
 world.seen = fold(redis.call('ZRANGE', 'redis-consumer:seen', 0, -1, 'WITHSCORES'))
+world.due = fold(redis.call('ZRANGE', 'redis-consumer:due', 0, -1, 'WITHSCORES'))
+world.submitted = fold(redis.call('ZRANGE', 'redis-consumer:submitted:predict', 0, -1, 'WITHSCORES'))
 return cjson.encode(world)
 """
 
@@ -77,6 +79,8 @@ class World:
     lists: dict[str, list[str]]
     leases: dict[str, float]
     seen: dict[str, float]
+    due: dict[str, float]
+    submitted: dict[str, float]
 
     def is_open(self, job: str) -> bool:
         return job in self.hashes and self.hashes[job]["status"] not in FINAL
@@ -89,7 +93,12 @@ class World:
 
     def known(self, job: str) -> bool:
         """Whether the sweep will find the job although it has no entry."""
-        return job in self.leases or any(sighting.partition("|")[2] == job for sighting in self.seen)
+        return (
+            job in self.leases
+            or job in self.due
+            or job in self.submitted
+            or any(sighting.partition("|")[2] == job for sighting in self.seen)
+        )
 
     def list_of(self, job: str) -> str:
         """The list of the lane that holds a job, or has its entry."""
@@ -98,7 +107,8 @@ class World:
 
     def is_over(self) -> bool:
         jobs = [name for name in self.hashes if name.startswith(f"{QUEUE}:")]
-        return not (self.lists or self.leases or self.seen or any(map(self.is_open, jobs)))
+        left = self.lists or self.leases or self.seen or self.due or self.submitted
+        return not (left or any(map(self.is_open, jobs)))
 
 
 class Died(BaseException):
@@ -319,8 +329,8 @@ class QueueUnderFaults(RuleBasedStateMachine):
         self.work(which, plan, lambda queue, job: self.give_away(queue, job, to), ends=True)
 
     def give_away(self, queue: JobQueue, job: Job, to: Place) -> None:
-        self.costs[job.key] += to is Place.BACK
-        queue.release(job, to)
+        self.costs[job.key] += to in {Place.BACK, Place.LATER}
+        queue.release(job, to, seconds=LEASE_SECONDS)
 
     @rule(which=WHICH, plan=PLANS)
     def drain(self, which: int, plan: list[str]) -> None:
@@ -343,7 +353,11 @@ class QueueUnderFaults(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        self.sweeper.sweep()
+        self.swept()
+
+    def swept(self) -> int:
+        self.client.delete("redis-consumer:swept")  # a turn soon after another is left out
+        return self.sweeper.sweep()
 
     @rule(which=st.integers(0, 9), event=st.integers(0, 9))
     def something_happens(self, which: int, event: int) -> None:
@@ -439,10 +453,10 @@ class QueueUnderFaults(RuleBasedStateMachine):
             for lane in self.lanes:
                 self.work_off(lane)
             world = self.look()
-            for zset, members in ((LEASES, world.leases), (SEEN, world.seen)):
+            for zset, members in ((LEASES, world.leases), (SEEN, world.seen), (DUE, world.due)):
                 if members:
                     self.client.zadd(zset, dict.fromkeys(members, 1))
-            if not self.sweeper.sweep() and world.is_over():
+            if not self.swept() and world.is_over():
                 break
         self.every_property_holds()
         assert world.is_over(), f"P5: {world}"

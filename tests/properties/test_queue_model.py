@@ -107,7 +107,7 @@ class QueueAndModel(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, LANES - 1), to=st.sampled_from(Place))
     def release(self, number: int, to: Place) -> None:
-        self.both(number, lambda lane, job: lane.release(job, to))
+        self.both(number, lambda lane, job: lane.release(job, to, seconds=30))
         self.in_hand[number] = None
 
     @rule(number=st.integers(0, LANES - 1))
@@ -129,6 +129,21 @@ class QueueAndModel(RuleBasedStateMachine):
             sorted(self.broker.records.items(), key=lambda record: order.get(model[record[0]], -1))
         )
         assert self.sweeper.sweep() == self.broker.sweep()
+
+    @precondition(lambda self: self.client.exists("redis-consumer:due"))
+    @rule()
+    def time_passes_for_what_stands_aside(self) -> None:
+        jobs = self.client.zrange("redis-consumer:due", 0, -1)
+        for job in jobs:
+            self.client.zincrby("redis-consumer:due", -60_000, job)
+        order = {real: place for place, real in enumerate(jobs)}
+        model = dict(self.keys)
+        self.broker.records = dict(
+            sorted(self.broker.records.items(), key=lambda record: order.get(model[record[0]], -1))
+        )
+        for record in self.broker.records.values():
+            if record.due is not None:
+                record.due -= 60
 
     @rule(choice=st.integers(0, 99), status=st.sampled_from(sorted(FINAL)))
     def somebody_else_finishes(self, choice: int, status: str) -> None:
@@ -166,7 +181,7 @@ class QueueAndModel(RuleBasedStateMachine):
         for _, real in self.lanes:
             real._waiter.close()
 
-    def both(self, number: int, act: Callable[[JobQueue, Job], None]) -> None:
+    def both(self, number: int, act: Callable[[JobQueue, Job], object]) -> None:
         jobs = self.in_hand[number]
         if jobs:
             lanes: tuple[JobQueue, JobQueue] = self.lanes[number]
@@ -176,7 +191,7 @@ class QueueAndModel(RuleBasedStateMachine):
                 self.in_hand[number] = None
 
 
-def lost(lane: JobQueue, job: Job, act: Callable[[JobQueue, Job], None]) -> bool:
+def lost(lane: JobQueue, job: Job, act: Callable[[JobQueue, Job], object]) -> bool:
     """Whether the lane was told that it lost the job."""
     try:
         until_answered(lambda: act(lane, job))

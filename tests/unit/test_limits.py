@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redis_consumer import limits, utils
-from redis_consumer.errors import ConsumerError, JobRejected, LeaseLost, QueueUnavailable, RetryJob, SettingsError
+from redis_consumer.errors import (
+    ConsumerError,
+    Failure,
+    JobRejected,
+    LeaseLost,
+    QueueUnavailable,
+    RetryJob,
+    SettingsError,
+)
 from redis_consumer.job import Job, Status
 from redis_consumer.limits import GRACE_SECONDS, MemoryLimit, TimeLimit, resident_bytes
 from redis_consumer.middleware import wrapped
@@ -162,11 +170,13 @@ class TestTimeLimit:
         class Away(MemoryJobQueue):
             away = True
 
-            def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue]) -> None:
+            def settle(
+                self, job: Job, status: str, fields: Mapping[str, FieldValue], failure: Failure | None = None
+            ) -> None:
                 if self.away:
                     self.away = False
                     raise QueueUnavailable("away")
-                super().settle(job, status, fields)
+                super().settle(job, status, fields, failure)
 
         setup.queue = Away(setup.broker, queue="q")
         setup.key = setup.submitter.submit("q", "b.tif", {})

@@ -71,6 +71,7 @@ def test_errors() -> None:
         "AccessDenied",
         "BatchTooLarge",
         "ConsumerError",
+        "Failure",
         "InvalidModelInput",
         "JobRejected",
         "LeaseLost",
@@ -84,6 +85,8 @@ def test_errors() -> None:
         "ServerNotReady",
         "SettingsError",
         "StorageUnavailable",
+        "failure_of",
+        "is_machines",
         "reason_of",
     }
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import logging
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,7 @@ from redis_consumer.errors import (
 from redis_consumer.job import Job, Status
 from redis_consumer.queues.base import Place
 from redis_consumer.queues.memory import MemoryBroker, MemoryJobQueue, MemorySubmitter
-from redis_consumer.worker import Lane, Worker, work_off
+from redis_consumer.worker import Lane, Worker, retry_seconds, work_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,8 +38,9 @@ class Setup:
     """One queue with a job in it."""
 
     def __init__(self) -> None:
-        self.broker = MemoryBroker()
-        self.queue = MemoryJobQueue(self.broker, queue="q")
+        self.late = 0.0
+        self.broker = MemoryBroker(clock=lambda: time.time() + self.late)
+        self.queue = MemoryJobQueue(self.broker, queue="q", max_deliveries=3)
         self.submitter = MemorySubmitter(self.broker)
         self.key = self.submitter.submit("q", "a.tif", {})
 
@@ -91,7 +94,7 @@ class TestWorkOff:
             (MissingExtra("Tracking", "tracking"), "Tracking needs the extra 'tracking'"),
             (ConsumerError(""), "ConsumerError"),
             (ValueError("two\nlines"), "ValueError: two lines"),
-            (MemoryError(), "MemoryError"),
+            (OSError(errno.ENOENT, "no such file"), "FileNotFoundError: "),
             (SystemExit(3), "SystemExit: 3"),
         ],
     )
@@ -113,24 +116,63 @@ class TestWorkOff:
         assert not [record for record in caplog.records if record.exc_info]
 
     @pytest.mark.parametrize(
-        "error", [RetryJob("r"), StorageUnavailable("s"), ServerNotReady("n"), ServerBusy("b")], ids=str
+        "error",
+        [
+            RetryJob("r"),
+            StorageUnavailable("s"),
+            ServerNotReady("n"),
+            ServerBusy("b"),
+            MemoryError("m"),
+            OSError(errno.ENOSPC, "no space left on device"),
+        ],
+        ids=str,
     )
-    def test_when_the_world_is_at_fault_the_job_goes_to_the_back_and_it_counts(
-        self, setup: Setup, error: ConsumerError
+    def test_when_the_world_is_at_fault_the_job_stands_aside_for_a_while_and_it_counts(
+        self, setup: Setup, error: Exception
     ) -> None:
         job = setup.claimed()
-        other = setup.submitter.submit("q", "b.tif", {})
-        work_off(setup.queue, raising(error), job)
+        assert not work_off(setup.queue, raising(error), job)
         assert setup.fields()["status"] == "new"
-        assert setup.next_key() == other
-        assert setup.claimed().deliveries == 2
+        assert setup.queue.claim(timeout=0) is None
+        setup.late += 1.0
+        again = setup.claimed()
+        assert (again.key, again.deliveries) == (setup.key, 2)
 
-    def test_a_status_that_is_not_final_puts_the_job_to_the_back(self, setup: Setup) -> None:
-        job = setup.claimed()
-        other = setup.submitter.submit("q", "b.tif", {})
-        work_off(setup.queue, lambda _: "predicting", job)
-        assert setup.fields()["status"] == "new"
-        assert [setup.next_key(), setup.next_key()] == [other, setup.key]
+    def test_the_time_aside_grows_with_each_delivery(self) -> None:
+        waits = [[retry_seconds(delivery) for _ in range(50)] for delivery in (1, 2, 3, 100)]
+        assert all(0.5 <= seconds <= 1 for seconds in waits[0])
+        assert all(1 <= seconds <= 2 for seconds in waits[1])
+        assert all(2 <= seconds <= 4 for seconds in waits[2])
+        assert all(30 <= seconds <= 60 for seconds in waits[3])
+        assert len(set(waits[0])) > 1  # not all of them at once
+
+    def test_the_last_delivery_tells_what_went_wrong(self, setup: Setup) -> None:
+        for _ in range(3):
+            work_off(setup.queue, raising(StorageUnavailable("no answer")), setup.claimed())
+            setup.late += 60.0
+        assert setup.fields()["status"] == "failed"
+        assert setup.fields()["reason"] == "no answer (given up after 3 deliveries)"
+        assert setup.broker.dead[setup.key].error == "StorageUnavailable"
+
+    def test_a_dead_letter_has_the_traceback_of_a_bug_without_secrets(self, setup: Setup) -> None:
+        work_off(setup.queue, raising(ValueError("GET https://me:t0p@host/a?sig=t0p failed")), setup.claimed())
+        letter = setup.broker.dead[setup.key]
+        assert letter.error == "ValueError"
+        assert "Traceback" in letter.traceback
+        assert "raise error" in letter.traceback
+        assert "https://host/a" in letter.traceback
+        assert "t0p" not in letter.traceback
+
+    def test_a_job_that_its_handler_left_unfinished_comes_again_soon_as_it_is(self, setup: Setup) -> None:
+        def handle(job: Job) -> str:
+            setup.queue.update(job, {"status": "waiting"})
+            return Status.WAITING
+
+        assert work_off(setup.queue, handle, setup.claimed())
+        assert setup.fields()["status"] == "waiting"
+        assert setup.queue.claim(timeout=0) is None
+        setup.late += 1.0
+        assert setup.claimed().deliveries == 1
 
     def test_what_fails_because_the_worker_stops_goes_to_the_front_and_does_not_count(self, setup: Setup) -> None:
         job = setup.claimed()

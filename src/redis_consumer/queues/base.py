@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Real
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from redis_consumer.errors import Failure
 
-    from redis_consumer.job import Job
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from redis_consumer.job import Job, Status
 
 FieldValue = str | int | float
 """What a hash field takes.  Written as text; numbers by `str`."""
@@ -29,7 +32,27 @@ class Place(StrEnum):
     FRONT = "front"
     """Next in line, not counted as a delivery: a worker that stops hands back what it could not finish."""
     BACK = "back"
-    """Last in line, counted: the world failed the job."""
+    """Last in line, counted."""
+    LATER = "later"
+    """Aside for some seconds, then next in line, counted: the world failed the job.  Others see it all the time."""
+    WAITING = "waiting"
+    """Aside until its children are final, or for some seconds if it has none; not counted, its status as it is."""
+
+
+ENDINGS = {Place.FRONT: "handed back", Place.WAITING: "waits"}
+"""How a delivery ended that nothing failed, in the history of the job."""
+NO_FAILURE = Failure("Failed", "The consumer gave no reason")
+"""Of a consumer that returns `failed` without raising anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A job that its parent submits."""
+
+    queue: str
+    name: str
+    """What the user calls it; part of its key."""
+    fields: Mapping[str, FieldValue]
 
 
 class JobQueue(Protocol):
@@ -49,22 +72,37 @@ class JobQueue(Protocol):
         A final `status` is not written: its fields are kept and written by `settle`, in one step.
         """
 
-    def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue]) -> None:
+    def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue], failure: Failure | None = None) -> None:
         """Make the job final: the kept fields, `fields` and the status in one write, the entry removed.
 
         Fields kept by `update` win over `fields`.  LeaseLost, with nothing written, if the job is not ours.
         A `done` job gets `finished_at`, `total_time` (seconds since the claim) and `total_jobs` where they are
-        missing; a `failed` one a `reason`, without blank lines at its end.  May come from another thread than `claim`.
+        missing; a `failed` one a `reason`, without blank lines at its end, and a dead letter with the `failure`, in
+        the same step.  A parent that waits is woken when its last child is settled.  May come from another thread
+        than `claim`.
 
         QueueUnavailable after several tries: it may or may not be written.  Then call it again, or go on: the next
         `claim`, or `close`, asks again first.  A repeated settle counts once.
         """
 
-    def release(self, job: Job, to: Place) -> None:
+    def release(self, job: Job, to: Place, *, seconds: float = 0.0, failure: Failure | None = None) -> Status:
         """Give the job back with status `new`; LeaseLost, with nothing written, if it is not ours.
 
+        `seconds` are for a place that is left by itself; `failure` says why, for the history of the job.  Returns
+        the status that the job has now: a delivery that counts and was the last one ends it, as `failed`.
         QueueUnavailable as in `settle`, and as safe to repeat.  May come from another thread than `claim`.
         """
+
+    def submit_children(self, parent: Job, children: Iterable[Child]) -> list[str]:
+        """Submit the children of a job that we hold, in their order, and return all their keys.
+
+        Once for each parent, whatever happens: who claims the parent after a death submits those that are missing,
+        and gets the keys of those that are there.  So `children` must come in the same order each time.  It is read
+        as it is submitted, and may be a generator.  LeaseLost if the parent is not ours.
+        """
+
+    def children(self, parent: Job) -> Iterator[tuple[str, dict[str, str]]]:
+        """Give key and fields of each child in the order of submission; no fields for one that vanished."""
 
     def heartbeat(self, job: Job) -> None:
         """Renew the lease and `updated_at`; LeaseLost if the job is not ours.  Never takes a lost lease again."""

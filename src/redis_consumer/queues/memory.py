@@ -7,81 +7,23 @@ the queue and a lane.
 from __future__ import annotations
 
 import secrets
-import threading
-import time
 import uuid
-from collections import defaultdict, deque
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from redis_consumer.errors import LeaseLost
+from redis_consumer import __version__
+from redis_consumer.errors import Failure, LeaseLost
 from redis_consumer.job import FINAL, Job, Status
-from redis_consumer.queues.base import Place, texts
+from redis_consumer.queues.admin import Delivery
+from redis_consumer.queues.base import ENDINGS, NO_FAILURE, Place, texts
+from redis_consumer.queues.broker import CHILDREN_SECONDS, MemoryBroker, Record, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from redis_consumer.queues.base import FieldValue
+    from redis_consumer.queues.base import Child, FieldValue
 
-
-@dataclass
-class Record:
-    """What is known about a job beside its fields."""
-
-    queue: str
-    token: str = ""
-    """Of the claim that holds the job; empty if none does."""
-    lease_ends: float = 0.0
-    claimed: float = 0.0
-    deliveries: int = 0
-    settled: str = ""
-    """Token of the claim that made it final."""
-    released: str = ""
-    """Token of the claim that was given back last."""
-
-
-@dataclass
-class MemoryBroker:
-    """What the server holds.  Everything happens under one lock; `clock` gives seconds since 1970."""
-
-    clock: Callable[[], float] = time.time
-    jobs: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Fields by key."""
-    queues: defaultdict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
-    """Keys by queue: in on the left, out on the right."""
-    records: dict[str, Record] = field(default_factory=dict)
-    dead: dict[str, dict[str, str]] = field(default_factory=dict)
-    """The fields of failed jobs."""
-    changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def now(self) -> str:
-        """Return the time as it stands in `updated_at`."""
-        return datetime.fromtimestamp(self.clock(), UTC).isoformat(timespec="microseconds")
-
-    def is_open(self, key: str) -> bool:
-        """Whether the job exists and is not final."""
-        return key in self.jobs and self.jobs[key].get("status") not in FINAL
-
-    def held(self, job: Job) -> bool:
-        """Whether the claim that `job` came from still holds it; a lease that ran out is no obstacle."""
-        return self.is_open(job.key) and self.records[job.key].token == job.token
-
-    def push(self, key: str, place: Place) -> None:
-        """Put an entry into the job's queue and wake who waits for one."""
-        entries = self.queues[self.records[key].queue]
-        (entries.append if place is Place.FRONT else entries.appendleft)(key)
-        self.changed.notify_all()
-
-    def sweep(self) -> int:
-        """See `Sweeper.sweep`."""
-        with self.changed:
-            late = [key for key, record in self.records.items() if record.token and record.lease_ends <= self.clock()]
-            for key in late:
-                self.records[key].token = ""
-                if self.is_open(key):
-                    self.push(key, Place.BACK)
-            return sum(map(self.is_open, late))
+__all__ = ["MemoryBroker", "MemoryJobQueue", "MemorySubmitter"]
 
 
 class MemoryJobQueue:
@@ -111,7 +53,7 @@ class MemoryJobQueue:
             return bool(job or self._woken or self._closed)
 
         with self._broker.changed:
-            self._broker.changed.wait_for(ready, timeout)
+            self._broker.changed.wait_for(ready, min(timeout, self._broker.next_due()))
             self._woken = False
         return job
 
@@ -123,36 +65,78 @@ class MemoryJobQueue:
             return
         with self._broker.changed:
             self._demand(job)
-            self._write(job.key, written)
+            if "status" in written:
+                self._broker.records[job.key].since = self._broker.clock()
+            self._broker.write(job.key, written, self._pod)
 
-    def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue]) -> None:
+    def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue], failure: Failure | None = None) -> None:
         """See `JobQueue.settle`."""
         with self._broker.changed:
             record = self._broker.records[job.key]
             if record.settled == job.token:
                 return
             self._demand(job)
-            self._finish(job.key, status, texts(fields) | self._kept)
+            self._finish(job.key, status, texts(fields) | self._kept, failure or NO_FAILURE)
             record.settled = job.token
 
-    def release(self, job: Job, to: Place) -> None:
+    def release(self, job: Job, to: Place, *, seconds: float = 0.0, failure: Failure | None = None) -> Status:
         """See `JobQueue.release`."""
         with self._broker.changed:
             record = self._broker.records[job.key]
             if record.released == job.token:
-                return
+                return Status.FAILED if record.settled == job.token else Status.NEW
             self._demand(job)
-            record.token, record.released = "", job.token
-            record.deliveries -= to is Place.FRONT
-            self._write(job.key, {"status": Status.NEW})
-            self._broker.push(job.key, to)
+            record.released = job.token
+            how = failure.reason if failure else ENDINGS.get(to, "the job was not finished")
+            counts = to in {Place.BACK, Place.LATER}
+            if counts and record.deliveries >= self._max_deliveries:
+                record.settled = job.token
+                reason = f"{how} (given up after {record.deliveries} deliveries)"
+                self._finish(job.key, Status.FAILED, {"reason": reason}, failure or NO_FAILURE)
+                return Status.FAILED
+            record.token = ""
+            record.deliveries -= not counts
+            self._broker.end_delivery(job.key, how)
+            self._broker.write(job.key, {} if to is Place.WAITING else {"status": Status.NEW}, self._pod)
+            self._put(job.key, record, to, seconds)
+        return Status.NEW
+
+    def _put(self, key: str, record: Record, to: Place, seconds: float) -> None:
+        waits = to is Place.WAITING and record.complete
+        if waits and not self._broker.open_children(record):
+            to = Place.FRONT
+        if to in {Place.FRONT, Place.BACK}:
+            self._broker.push(key, to)
+        else:
+            record.due = self._broker.clock() + (CHILDREN_SECONDS if waits else seconds)
+
+    def submit_children(self, parent: Job, children: Iterable[Child]) -> list[str]:
+        """See `JobQueue.submit_children`."""
+        record = self._broker.records[parent.key]
+        for child in islice(children, len(record.children), None):
+            with self._broker.changed:
+                self._demand(parent)
+                key = submit(self._broker, child.queue, f"{child.name}:{uuid.uuid4().hex}", child.fields, self._pod)
+                self._broker.records[key].parent = parent.key
+                record.children.append(key)
+        with self._broker.changed:
+            self._demand(parent)
+            record.complete = True
+        return list(record.children)
+
+    def children(self, parent: Job) -> Iterator[tuple[str, dict[str, str]]]:
+        """See `JobQueue.children`."""
+        for key in self._broker.records[parent.key].children:
+            with self._broker.changed:
+                fields = dict(self._broker.jobs.get(key, {}))
+            yield key, fields
 
     def heartbeat(self, job: Job) -> None:
         """See `JobQueue.heartbeat`."""
         with self._broker.changed:
             self._demand(job)
             self._broker.records[job.key].lease_ends = self._broker.clock() + self._lease_seconds
-            self._write(job.key, {})
+            self._broker.write(job.key, {}, self._pod)
 
     def wake(self) -> None:
         """See `JobQueue.wake`."""
@@ -167,6 +151,7 @@ class MemoryJobQueue:
             self._broker.changed.notify_all()
 
     def _take(self) -> Job | None:
+        self._broker.wake_due()
         entries = self._broker.queues[self._queue]
         while entries and not (self._woken or self._closed):
             if job := self._claim(entries.pop()):
@@ -177,36 +162,41 @@ class MemoryJobQueue:
         broker = self._broker
         record = broker.records.setdefault(key, Record(self._queue))
         alive = record.token and record.lease_ends > broker.clock()
-        if alive or not broker.is_open(key):
+        if alive or record.due is not None or not broker.is_open(key):
             return None
         if record.deliveries >= self._max_deliveries:
-            last = broker.jobs[key].get("status", "")
-            reason = f"Given up after {record.deliveries} deliveries; the last status was '{last}'"
-            self._finish(key, Status.FAILED, {"reason": reason})
+            self._give_up(key, record)
             return None
-        record.queue, record.token, record.claimed = self._queue, secrets.token_hex(16), broker.clock()
+        record.queue, record.token, record.pod = self._queue, secrets.token_hex(16), self._pod
+        record.claimed = record.since = broker.clock()
         record.lease_ends = record.claimed + self._lease_seconds
         record.deliveries += 1
+        record.history.append(Delivery(broker.now(), self._pod, __version__))
         self._kept = {}
-        self._write(key, {"status": Status.STARTED, "identity_started": self._pod})
+        started = {} if record.complete else {"status": Status.STARTED, "identity_started": self._pod}
+        broker.write(key, started, self._pod)
         return Job(key, self._queue, dict(broker.jobs[key]), record.token, record.deliveries)
 
-    def _finish(self, key: str, status: str, fields: dict[str, str]) -> None:
-        record = self._broker.records[key]
-        known = self._broker.jobs[key] | fields
-        if status == Status.DONE:
-            total = f"{self._broker.clock() - record.claimed:.3f}"
-            defaults = {"finished_at": self._broker.now(), "total_time": total, "total_jobs": "1"}
-            fields = {name: text for name, text in defaults.items() if name not in known} | fields
-        else:
-            fields = fields | {"reason": known.get("reason", "").rstrip() or "The consumer gave no reason"}
-        self._write(key, fields | {"status": status})
-        record.token = ""
-        if status == Status.FAILED:
-            self._broker.dead[key] = dict(self._broker.jobs[key])
+    def _give_up(self, key: str, record: Record) -> None:
+        last = self._broker.jobs[key].get("status", "")
+        how = (record.history[-1].how if record.history else "") or "no word"
+        reason = (
+            f"Given up after {record.deliveries} deliveries; the last status was '{last}', "
+            f"the last one ended with: {how}"
+        )
+        self._finish(key, Status.FAILED, {"reason": reason}, Failure("TooManyDeliveries", reason))
 
-    def _write(self, key: str, fields: Mapping[str, str]) -> None:
-        self._broker.jobs[key] |= {**fields, "updated_at": self._broker.now(), "updated_by": self._pod}
+    def _finish(self, key: str, status: str, fields: dict[str, str], failure: Failure) -> None:
+        broker = self._broker
+        known = broker.jobs[key] | fields
+        if status == Status.DONE:
+            total = f"{broker.clock() - broker.records[key].claimed:.3f}"
+            defaults = {"finished_at": broker.now(), "total_time": total, "total_jobs": "1"}
+            fields = {name: text for name, text in defaults.items() if name not in known} | fields
+            broker.finish(key, status, fields, self._pod, None)
+        else:
+            reason = known.get("reason", "").rstrip() or NO_FAILURE.reason
+            broker.finish(key, status, fields | {"reason": reason}, self._pod, failure)
 
     def _demand(self, job: Job) -> None:
         if not self._broker.held(job):
@@ -221,14 +211,8 @@ class MemorySubmitter:
 
     def submit(self, queue: str, name: str, fields: Mapping[str, FieldValue]) -> str:
         """See `Submitter.submit`."""
-        key = f"{queue}:{name}:{uuid.uuid4()}"
-        now = self._broker.now()
-        defaults = {"status": Status.NEW, "created_at": now, "updated_at": now, "identity_upload": self._host}
         with self._broker.changed:
-            self._broker.jobs[key] = {name: str(text) for name, text in defaults.items()} | texts(fields)
-            self._broker.records[key] = Record(queue)
-            self._broker.push(key, Place.BACK)
-        return key
+            return submit(self._broker, queue, f"{name}:{uuid.uuid4()}", fields, self._host)
 
     def read(self, key: str) -> dict[str, str]:
         """See `Submitter.read`."""

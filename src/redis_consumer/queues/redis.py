@@ -7,24 +7,30 @@ guards against in docs/decisions/queue.md.  Knows no worker, no image and no mod
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import platform
 import secrets
 import threading
 import time
 import uuid
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from redis_consumer import __version__
 from redis_consumer.errors import LeaseLost, QueueUnavailable
-from redis_consumer.job import FINAL, Job
-from redis_consumer.queues.base import texts
+from redis_consumer.job import FINAL, Job, Status
+from redis_consumer.queues.base import ENDINGS, NO_FAILURE, texts
 from redis_consumer.queues.lua import Scripts, packed, pairs
 from redis_consumer.redis import Waiter
 from redis_consumer.retry import call_with_retries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from redis_consumer.queues.base import FieldValue, Place
+    from redis_consumer.errors import Failure
+    from redis_consumer.queues.base import Child, FieldValue, Place
     from redis_consumer.redis import RedisClient
 
 log = logging.getLogger(__name__)
@@ -33,6 +39,12 @@ SHORTEST_WAIT_SECONDS = 0.001
 """Less is rounded to 0 by some servers, and 0 blocks for ever."""
 PATIENCE_SECONDS = 10.0
 """How long a settle or a release is repeated before it is left to the next claim."""
+UPDATE_SECONDS = 60.0
+"""How long a write into a job in hand is repeated: a server that restarts is back by then."""
+CHILDREN_AT_A_TIME = 100
+"""In one script, during which the server does nothing else."""
+VERSION = f"{__version__} on Python {platform.python_version()}"
+"""Stands in the history of each delivery."""
 
 
 class RedisJobQueue:
@@ -56,11 +68,12 @@ class RedisJobQueue:
         # The janitor takes what follows the last colon for the pod, and re-queues the jobs of pods that are gone.
         self._list = f"processing-{queue}:{lane}:{pod}"
         self._lease_ms = round(lease_seconds * 1000)
+        self._client = client
         self._max_deliveries = max_deliveries
         self._scripts = Scripts(client, wait_replicas)
         self._waiter = Waiter(client)
         self._unanswered: tuple[str, str] | None = None
-        self._unfinished: Callable[[], None] | None = None
+        self._unfinished: Callable[[], str] | None = None
         self._holding: Job | None = None
         self._kept: dict[str, str] = {}
         self._closed = threading.Event()
@@ -70,7 +83,8 @@ class RedisJobQueue:
         self._finish_unfinished()
         deadline = time.monotonic() + timeout
         while not self._closed.is_set():
-            key = self._own_entry() or self._next_entry(deadline - time.monotonic())
+            own, due_seconds = self._own_entry()
+            key = own or self._next_entry(min(deadline - time.monotonic(), due_seconds))
             if key is None:
                 return None
             if self._closed.is_set():
@@ -87,18 +101,48 @@ class RedisJobQueue:
             self._kept |= written
             return
         arguments = [job.token, self._pod, *flat(written)]
-        self._demand(job, self._scripts.run("update", job.key, args=arguments) == "held")
+        # A job that is half done is worth some patience: given up here, it would start again after its lease.
+        answer = call_with_retries(
+            lambda: self._scripts.run("update", job.key, args=arguments),
+            on=QueueUnavailable,
+            seconds=UPDATE_SECONDS,
+            attempts=1000,
+            longest_wait=1,
+        )
+        self._demand(job, answer == "held")
 
-    def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue]) -> None:
+    def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue], failure: Failure | None = None) -> None:
         """See `JobQueue.settle`."""
         written = texts(fields) | self._kept
         written.pop("status", None)
-        arguments = [job.token, self._pod, status, *flat(written)]
+        arguments = [job.token, self._pod, status, letter(failure), *flat(written)]
         self._finish(job, "settle", arguments)
 
-    def release(self, job: Job, to: Place) -> None:
+    def release(self, job: Job, to: Place, *, seconds: float = 0.0, failure: Failure | None = None) -> Status:
         """See `JobQueue.release`."""
-        self._finish(job, "release", [job.token, self._pod, to])
+        how = failure.reason if failure else ENDINGS.get(to, "the job was not finished")
+        limits = round(seconds * 1000), self._max_deliveries
+        answer = self._finish(job, "release", [job.token, self._pod, to, *limits, how, letter(failure)])
+        return Status.FAILED if answer == "failed" else Status.NEW
+
+    def submit_children(self, parent: Job, children: Iterable[Child]) -> list[str]:
+        """See `JobQueue.submit_children`."""
+        keys = self._children(parent)
+        left = islice(children, len(keys), None)
+        complete = False
+        while not complete:
+            chunk = list(islice(left, CHILDREN_AT_A_TIME))
+            complete = len(chunk) < CHILDREN_AT_A_TIME
+            self._submit_chunk(parent, len(keys), chunk, complete=complete)
+            keys = self._children(parent)
+        return keys
+
+    def children(self, parent: Job) -> Iterator[tuple[str, dict[str, str]]]:
+        """See `JobQueue.children`."""
+        keys = self._children(parent)
+        for start in range(0, len(keys), CHILDREN_AT_A_TIME):
+            chunk = keys[start : start + CHILDREN_AT_A_TIME]
+            yield from zip(chunk, hashes(self._client, chunk), strict=True)
 
     def heartbeat(self, job: Job) -> None:
         """See `JobQueue.heartbeat`."""
@@ -119,13 +163,20 @@ class RedisJobQueue:
 
     # Claiming.
 
-    def _own_entry(self) -> str | None:
-        """Return what stands in the own list: a move or a claim whose answer was lost, or a job that came back."""
-        entries: list[str] = self._scripts.run("register", self._list)
+    def _own_entry(self) -> tuple[str | None, float]:
+        """Return what stands in the own list, and in how many seconds there may be more to do.
+
+        In the list stands a move or a claim whose answer was lost, or a job that came back.
+        """
+        entries, due_seconds = self._register()
         if self._unanswered and self._unanswered[0] in entries:
-            return self._unanswered[0]
+            return self._unanswered[0], due_seconds
         self._unanswered = None
-        return entries[-1] if entries else None
+        return (entries[-1] if entries else None), due_seconds
+
+    def _register(self) -> tuple[list[str], float]:
+        entries, due_ms = self._scripts.run("register", self._list)
+        return entries, due_ms / 1000 if due_ms >= 0 else math.inf
 
     def _next_entry(self, seconds: float) -> str | None:
         ends = packed(self._queue), packed(self._list), "RIGHT", "LEFT"
@@ -141,7 +192,7 @@ class RedisJobQueue:
         if self._unanswered is None:
             self._unanswered = key, secrets.token_hex(16)
         token = self._unanswered[1]
-        arguments = [token, self._pod, self._lease_ms, self._max_deliveries]
+        arguments = [token, self._pod, VERSION, self._lease_ms, self._max_deliveries]
         answer, *rest = self._scripts.run("claim", key, self._list, args=arguments, confirm=True)
         self._unanswered = None
         if answer != "taken":
@@ -154,19 +205,20 @@ class RedisJobQueue:
 
     # Letting go.
 
-    def _finish(self, job: Job, script: str, arguments: list[str]) -> None:
+    def _finish(self, job: Job, script: str, arguments: Sequence[object]) -> str:
         """End our hold on a job.  A lost reply is asked for again: now, and if need be before the next claim."""
 
-        def ask() -> Any:
-            return self._scripts.run(script, job.key, args=arguments, confirm=True)
+        def ask() -> str:
+            return str(self._scripts.run(script, job.key, args=arguments, confirm=True))
 
-        def finish() -> None:
+        def finish() -> str:
             answer = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS, attempts=100, longest_wait=1)
             self._unfinished = self._holding = None
             self._demand(job, answer != "lost")
+            return answer
 
         self._unfinished = finish
-        finish()
+        return finish()
 
     def _finish_unfinished(self) -> None:
         if self._unfinished:
@@ -183,14 +235,38 @@ class RedisJobQueue:
 
     def _strangers(self) -> list[str]:
         held = self._holding.key if self._holding else None
-        entries: list[str] = self._scripts.run("register", self._list)
-        return [key for key in entries if key != held]
+        return [key for key in self._register()[0] if key != held]
+
+    # Children.
+
+    def _children(self, parent: Job) -> list[str]:
+        with self._client.translated() as master:
+            keys: list[str] = master.zrange(packed(f"redis-consumer:children:{parent.key}"), 0, -1)
+        return keys
+
+    def _submit_chunk(self, parent: Job, first: int, children: list[Child], *, complete: bool) -> None:
+        arguments: list[object] = [parent.token, self._pod, first, int(complete)]
+        for child in children:
+            fields = flat(texts(child.fields))
+            arguments += [f"{child.queue}:{child.name}:{uuid.uuid4().hex}", child.queue, len(fields), *fields]
+
+        def ask() -> Any:
+            return self._scripts.run("submit_children", parent.key, args=arguments, confirm=True)
+
+        answer, *_ = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS)
+        self._demand(parent, answer == "held")
 
     def _demand(self, job: Job, ours: bool) -> None:  # noqa: FBT001 - the answer, in a word
         if not ours:
             if self._holding is job:  # a late heartbeat may be about the job before
                 self._holding = None
             raise LeaseLost(f"Job {job.key} is final, gone, or somebody else's")
+
+
+def letter(failure: Failure | None) -> str:
+    """Return the dead letter's part of a failure, as the scripts take it."""
+    failure = failure or NO_FAILURE
+    return json.dumps({"error": failure.error} | ({"traceback": failure.traceback} if failure.traceback else {}))
 
 
 class RedisSubmitter:
@@ -216,6 +292,15 @@ class RedisSubmitter:
         """See `Submitter.read`."""
         fields: dict[str, str] = self._client.hgetall(packed(key))
         return fields
+
+
+def hashes(client: RedisClient, keys: Iterable[str]) -> list[dict[str, str]]:
+    """Return the fields of each job, in one exchange; empty where there is no such hash."""
+    with client.translated() as master, master.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.hgetall(packed(key))
+        found: list[dict[str, str]] = pipe.execute()
+    return found
 
 
 def flat(fields: Mapping[str, str]) -> list[str]:

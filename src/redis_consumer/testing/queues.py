@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from redis_consumer.errors import LeaseLost
-from redis_consumer.queues.base import Place
+from redis_consumer.queues.base import Child, Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from redis_consumer.job import Job
+    from redis_consumer.queues.admin import JobAdmin
     from redis_consumer.queues.base import JobQueue, Submitter
 
 QUEUE = "segmentation"
@@ -59,9 +60,18 @@ class Stage(Protocol):
     def lose(self, job: Job) -> None:
         """Let the lease of a held job run out, and sweep."""
 
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass for the jobs that stand aside."""
 
-class JobQueueExam:
-    """What every queue promises."""
+    def sweep(self) -> None:
+        """Sweep once."""
+
+    def admin(self) -> JobAdmin:
+        """Return what an operator has."""
+
+
+class QueueFixtures:
+    """What the exams of a queue have in common; subclasses give a `stage`."""
 
     @pytest.fixture
     def stage(self) -> Stage:
@@ -84,6 +94,10 @@ class JobQueueExam:
     @pytest.fixture
     def read(self, stage: Stage) -> Callable[[str], dict[str, str]]:
         return stage.submitter().read
+
+
+class JobQueueExam(QueueFixtures):
+    """What every queue promises."""
 
     # The way in.
 
@@ -379,12 +393,15 @@ class JobQueueExam:
 
     # Ghosts: lanes that believe they hold a job.
 
-    WRITES: tuple[Callable[[JobQueue, Job], None], ...] = (
+    WRITES: tuple[Callable[[JobQueue, Job], object], ...] = (
         lambda lane, job: lane.update(job, {"status": "predicting", "ghost": "1"}),
         lambda lane, job: lane.settle(job, "done", {"ghost": "1"}),
         lambda lane, job: lane.settle(job, "failed", {"ghost": "1"}),
         lambda lane, job: lane.release(job, Place.FRONT),
         lambda lane, job: lane.release(job, Place.BACK),
+        lambda lane, job: lane.release(job, Place.LATER),
+        lambda lane, job: lane.release(job, Place.WAITING),
+        lambda lane, job: lane.submit_children(job, [Child(QUEUE, "ghost.tif", {})]),
         lambda lane, job: lane.heartbeat(job),
     )
     ghostly = pytest.mark.parametrize("write", WRITES)

@@ -75,4 +75,4 @@ def test_a_failed_job_is_a_dead_letter(lane: MemoryJobQueue, broker: MemoryBroke
     job = lane.claim(timeout=0)
     assert job
     lane.settle(job, "failed", {"reason": "no pixels"})
-    assert broker.dead[job.key]["reason"] == "no pixels"
+    assert broker.dead[job.key].reason == "no pixels"

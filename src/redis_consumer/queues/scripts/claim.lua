@@ -1,11 +1,11 @@
--- claim(job, mine; token, pod, lease_ms, max_deliveries) -> {answer}, or {'taken', deliveries, hash}
+-- claim(job, mine; token, pod, version, lease_ms, max_deliveries) -> {answer}, or {'taken', deliveries, hash}
 --
 -- taken      ours; also when asked again with the token on record, since the first answer may have been lost
 -- gone       the entry is not in our list any more; a job that nobody holds is noted, so that the sweep finds it
 -- missing, final, duplicate    the entry is dropped
 -- failed     delivered too often; the job is final now
 local job, mine = KEYS[1], KEYS[2]
-local token, pod, lease_ms, max_deliveries = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local token, pod, version, lease_ms, max_deliveries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local function taken()
   return {'taken', tonumber(recorded(job, 'deliveries')), redis.call('HGETALL', job)}
@@ -23,7 +23,7 @@ end
 
 drop_sighting(mine, job)
 if not has(mine, job) then
-  if is_open(job) and not leased(job) then
+  if is_open(job) and not leased(job) and not parked(job) then
     redis.call('ZADD', SEEN, 'NX', now, '-|' .. job)
     set_recorded(job, 'queue', queue_of(mine))
   end
@@ -31,22 +31,37 @@ if not has(mine, job) then
 end
 
 local status = status_of(job)
-if not is_open(job) then return dropped(status and 'final' or 'missing') end
+if not is_open(job) then
+  unsubmit(queue_of(mine), job)
+  return dropped(status and 'final' or 'missing')
+end
 
 -- A lease on our own list is no duplicate: an earlier claim of ours went unanswered.
 if held_elsewhere(job, mine) then return dropped('duplicate') end
 
+unsubmit(queue_of(mine), job)
 local deliveries = tonumber(recorded(job, 'deliveries') or 0)
 if deliveries >= max_deliveries then
   remove(mine, job)
-  local reason = string.format("Given up after %d deliveries; the last status was '%s'", deliveries, status)
-  finish(job, pod, 'failed', {'reason', reason})
+  local claims = history(job)
+  local how = claims[#claims] and claims[#claims].how or 'no word'
+  local reason = string.format("Given up after %d deliveries; the last status was '%s', the last one ended with: %s",
+    deliveries, status, how)
+  finish(job, pod, 'failed', {'reason', reason}, {error = 'TooManyDeliveries'})
   return {'failed'}
 end
 
 local former = recorded(job, 'list')
 if former ~= mine then remove(former, job) end
-set_recorded(job, 'token', token, 'list', mine, 'queue', queue_of(mine), 'claimed', now, 'deliveries', deliveries + 1)
+void(job)
+set_recorded(job, 'token', token, 'list', mine, 'queue', queue_of(mine), 'claimed', now, 'since', now,
+  'deliveries', deliveries + 1)
+begin_delivery(job, pod, version)
 lease(job, lease_ms)
-touch(job, pod, 'status', 'started', 'identity_started', pod)
+-- A parent that waited for its children goes on where it was: readers saw it start already.
+if recorded(job, 'children') then
+  touch(job, pod)
+else
+  touch(job, pod, 'status', 'started', 'identity_started', pod)
+end
 return taken()

@@ -4,9 +4,10 @@ local list, job, pod = KEYS[1], KEYS[2], ARGV[1]
 remove(list, job)
 drop_sighting(list, job)
 if not is_open(job) or held_elsewhere(job, list) then return 0 end
-redis.call('RPUSH', queue_of(list), job)
+push(queue_of(list), job, 'front')
 if recorded(job, 'list') == list then
   uncount(job)
+  end_delivery(job, 'never begun')
   touch(job, pod, 'status', 'new')
   void(job)
 end

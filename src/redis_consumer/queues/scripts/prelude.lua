@@ -6,26 +6,40 @@
 -- <job>                                hash: the job, as everybody knows it
 -- redis-consumer:lists                 zset: every list of a lane; score: last sign of life of its owner, ms
 -- redis-consumer:leases                zset: job -> end of its lease, ms.  Stays until somebody takes it out
+-- redis-consumer:due                   zset: parked job -> when it is looked at again, ms
 -- redis-consumer:seen                  zset: sighting '<list>|<job>', or '-|<job>' without a list -> first time, ms
--- redis-consumer:dead                  hash: failed job -> its fields as JSON, without secrets
+-- redis-consumer:submitted:<queue>     zset: job that one of these scripts put into the queue -> when, ms; until it
+--                                      is claimed
+-- redis-consumer:swept                 string: time of the last sweep, ms
+-- redis-consumer:dead                  hash: failed job -> its dead letter as JSON, without secrets
+-- redis-consumer:children:<job>        zset: child -> its place among the children of the job
+-- redis-consumer:open-children:<job>   set: the children that are not known to be final
 -- redis-consumer:job:<job>             hash: what is ours about a job, beside it since children copy the job's hash:
 --     token        of the claim that holds the job; whoever does not know it writes nothing
---     list         where the entry of the held job stands
+--     list         where the entry of the held or parked job stands
 --     queue        where it goes back to
 --     claimed      time of that claim, ms
+--     since        when its status changed last, ms
 --     deliveries   claims so far, less those that were taken back
+--     history      the last claims as JSON: when, by whom, by which version, how each ended
 --     settled      token of the claim that made the job final
 --     released     token of the claim that was given back last
---     children     1 once the job's children are submitted
+--     children     1 once the job's children are all submitted
+--     parent       the job that waits for this one
 --
 -- Time is the server's, so that the clocks of the workers do not matter: leases, and `updated_at`, which the janitor
 -- compares across pods.  A script runs as one step.  Scripts name keys that they compute, so Redis Cluster is out.
 
-local LISTS, LEASES, SEEN, DEAD =
-  'redis-consumer:lists', 'redis-consumer:leases', 'redis-consumer:seen', 'redis-consumer:dead'
+local LISTS, LEASES, DUE, SEEN, SUBMITTED, SWEPT, DEAD =
+  'redis-consumer:lists', 'redis-consumer:leases', 'redis-consumer:due', 'redis-consumer:seen',
+  'redis-consumer:submitted:', 'redis-consumer:swept', 'redis-consumer:dead'
 -- A record lives so long after its last write: longer than anybody repeats a settle, or a poisoned job waits.  It
 -- cannot end with its job, since foreign programs end jobs too.
 local RECORD_SECONDS = 7 * 86400
+local LAST_CLAIMS = 20  -- of the history
+-- Children tell their parent when they end; foreign programs that end children do not, so it is looked after them.
+local CHILDREN_MS, CHILDREN_AT_A_TIME = 30000, 200
+local DUE_AT_A_TIME = 100
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -93,6 +107,10 @@ local function queue_of(list)
   return string.match(list, '^processing%-(.-):')
 end
 
+local function queue_for(list, job)
+  return queue_of(list) or recorded(job, 'queue') or string.match(job, '^[^:]*')
+end
+
 local function has(list, job)
   return list ~= nil and list ~= '-' and redis.call('LPOS', list, job) ~= false
 end
@@ -102,14 +120,28 @@ local function remove(list, job)
   return 0
 end
 
+-- Every way into a queue: to the exit ('front') or to the entrance.
+local function push(queue, job, place)
+  redis.call(place == 'front' and 'RPUSH' or 'LPUSH', queue, job)
+  redis.call('ZADD', SUBMITTED .. queue, now, job)
+end
+
+local function unsubmit(queue, job)
+  redis.call('ZREM', SUBMITTED .. queue, job)
+end
+
 local function leased(job)  -- and the lease has not run out
   local ends = redis.call('ZSCORE', LEASES, job)
   return ends and tonumber(ends) > now
 end
 
+local function parked(job)
+  return redis.call('ZSCORE', DUE, job) ~= false
+end
+
 local function held_elsewhere(job, list)
   local theirs = recorded(job, 'list')
-  return theirs ~= list and leased(job) and has(theirs, job)
+  return theirs ~= list and (leased(job) or parked(job)) and has(theirs, job)
 end
 
 local function lease(job, milliseconds)
@@ -118,6 +150,28 @@ end
 
 local function drop_sighting(list, job)
   redis.call('ZREM', SEEN, list .. '|' .. job)
+end
+
+-- The history of the claims.
+
+local function history(job)
+  local text = recorded(job, 'history')
+  return text and cjson.decode(text) or {}
+end
+
+local function begin_delivery(job, pod, version)
+  local claims = history(job)
+  claims[#claims + 1] = {at = timestamp(), by = pod, version = version}
+  if #claims > LAST_CLAIMS then table.remove(claims, 1) end
+  set_recorded(job, 'history', cjson.encode(claims))
+end
+
+local function end_delivery(job, how)
+  local claims = history(job)
+  local last = claims[#claims]
+  if not last or last.ended_at then return end
+  last.ended_at, last.how = timestamp(), how
+  set_recorded(job, 'history', cjson.encode(claims))
 end
 
 -- Steps that scripts share.
@@ -134,7 +188,71 @@ end
 local function void(job)
   redis.call('HDEL', record(job), 'token', 'list')
   redis.call('ZREM', LEASES, job)
+  redis.call('ZREM', DUE, job)
 end
+
+-- Children.
+
+local function children_of(job)
+  return 'redis-consumer:children:' .. job
+end
+
+local function open_children_of(job)
+  return 'redis-consumer:open-children:' .. job
+end
+
+local function has_open_children(job)
+  return redis.call('SCARD', open_children_of(job)) > 0
+end
+
+-- Out of the park, to the exit of its queue: it has waited.
+local function wake(job)
+  local list = recorded(job, 'list')
+  remove(list, job)
+  void(job)
+  push(queue_for(list or '-', job), job, 'front')
+end
+
+local function tell_parent(job)
+  local parent = recorded(job, 'parent')
+  if not parent or redis.call('SREM', open_children_of(parent), job) == 0 or has_open_children(parent) then return end
+  if is_open(parent) and parked(parent) and recorded(parent, 'children') then wake(parent) end
+end
+
+-- Look after some children of a parked job; wake it, or keep its entry where it can be seen.
+local function look_at_children(job)
+  for _, child in ipairs(redis.call('SRANDMEMBER', open_children_of(job), CHILDREN_AT_A_TIME)) do
+    if not is_open(child) then redis.call('SREM', open_children_of(job), child) end
+  end
+  if not recorded(job, 'children') or not has_open_children(job) then return wake(job) end
+  local list = recorded(job, 'list')
+  if not has(list, job) then redis.call('LPUSH', list, job) end
+  redis.call('ZADD', DUE, now + CHILDREN_MS, job)
+  for _, key in ipairs({record(job), children_of(job), open_children_of(job)}) do
+    redis.call('EXPIRE', key, RECORD_SECONDS)
+  end
+end
+
+local function wake_due()
+  for _, job in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, DUE_AT_A_TIME)) do
+    if is_open(job) then
+      look_at_children(job)
+    else
+      remove(recorded(job, 'list'), job)
+      void(job)
+    end
+  end
+end
+
+local function park(job, list, milliseconds)
+  void(job)
+  redis.call('LPUSH', list, job)
+  redis.call('ZADD', LISTS, now, list)
+  redis.call('ZADD', DUE, now + milliseconds, job)
+  set_recorded(job, 'list', list)
+end
+
+-- The end.
 
 local SECRET = {'passw', 'secret', 'token', 'credential', 'signature', 'authorization', 'api_key', 'apikey',
   'access_key', 'private_key'}
@@ -154,22 +272,30 @@ local function bare(value)
   return (string.gsub(value, '(://[^%s?#]*)[?#]%S*', '%1'))
 end
 
-local function bury(job)
+-- `failure`: {error = the class, traceback = text or nil}
+local function bury(job, failure)
   local fields, kept = redis.call('HGETALL', job), {}
   for i = 1, #fields, 2 do
     if not is_secret(fields[i]) then kept[fields[i]] = bare(fields[i + 1]) end
   end
-  redis.call('HSET', DEAD, job, cjson.encode(kept))
+  local claims = history(job)
+  redis.call('HSET', DEAD, job, cjson.encode({
+    queue = queue_for('-', job), died_at = timestamp(), error = failure.error, traceback = failure.traceback,
+    reason = kept['reason'], fields = kept, deliveries = #claims > 0 and claims or nil,
+  }))
 end
 
 -- Make the job final: its last fields in one write, as readers look once.  The hash gets no TTL from us: a parent
 -- would wait for ever for a child that vanished.
-local function finish(job, pod, status, fields)
+local function finish(job, pod, status, fields, failure)
   for _, item in ipairs({'status', status, 'updated_at', timestamp(), 'updated_by', pod}) do
     fields[#fields + 1] = item
   end
   redis.call('HSET', job, unpack(fields))
+  end_delivery(job, failure and failure.error or status)
   remove(recorded(job, 'list'), job)
+  unsubmit(queue_for('-', job), job)
   void(job)
-  if status == 'failed' then bury(job) end
+  if failure then bury(job, failure) end
+  tell_parent(job)
 end

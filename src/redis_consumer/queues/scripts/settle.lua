@@ -1,5 +1,6 @@
--- settle(job; token, pod, status, field, value, ...) -> 'settled', 'already' or 'lost'
-local job, token, pod, status = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+-- settle(job; token, pod, status, failure, field, value, ...) -> 'settled', 'already' or 'lost'
+-- `failure` is the dead letter's part, as JSON; nothing for a job that is done.
+local job, token, pod, status, failure = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 if recorded(job, 'settled') == token then
   set_recorded(job, 'settled', token)  -- so that a WAIT after it waits for this settle
@@ -8,7 +9,7 @@ end
 if not held(job, token) then return 'lost' end
 
 local fields, given = {}, {}
-for i = 4, #ARGV, 2 do
+for i = 5, #ARGV, 2 do
   given[ARGV[i]] = ARGV[i + 1]
 end
 
@@ -33,5 +34,5 @@ for name, value in pairs(given) do
   fields[#fields + 1] = value
 end
 set_recorded(job, 'settled', token)
-finish(job, pod, status, fields)
+finish(job, pod, status, fields, status == 'failed' and cjson.decode(failure) or nil)
 return 'settled'

@@ -3,5 +3,5 @@ local job, queue, host = KEYS[1], KEYS[2], ARGV[1]
 if redis.call('EXISTS', job) == 1 then return 0 end
 redis.call('HSET', job, 'status', 'new', 'created_at', timestamp(), 'updated_at', timestamp(),
   'identity_upload', host, unpack(ARGV, 2))
-redis.call('LPUSH', queue, job)
+push(queue, job, 'back')
 return 1
