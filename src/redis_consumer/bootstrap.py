@@ -34,6 +34,7 @@ from redis_consumer.models.patience import PatientModelServer
 from redis_consumer.models.tf_serving import TensorFlowServing
 from redis_consumer.queues.depth import queue_depth
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
+from redis_consumer.queues.redis_admin import RedisJobAdmin
 from redis_consumer.queues.sweeper import RedisSweeper
 from redis_consumer.redis import RedisClient
 from redis_consumer.storage.clients import StorageOptions
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from redis_consumer.job import ModelId
     from redis_consumer.metrics import Metrics
     from redis_consumer.middleware import Observer
+    from redis_consumer.queues.admin import JobAdmin
     from redis_consumer.settings import Settings
     from redis_consumer.worker import Companion
 
@@ -237,6 +239,16 @@ def build_client(settings: Settings) -> Client:
         build_redis(settings), host=settings.hostname, wait_replicas=settings.redis_wait_replicas
     )
     return Client(submitter, build_storage(settings))
+
+
+def build_admin(settings: Settings) -> JobAdmin:
+    """Return what operates the queues of this Redis."""
+    return RedisJobAdmin(build_redis(settings), known=[settings.queue])
+
+
+def build_sweeper(settings: Settings) -> RedisSweeper:
+    """Return what brings back the jobs of dead lanes."""
+    return RedisSweeper(build_redis(settings), lease_seconds=settings.lease_seconds)
 
 
 def build_redis(settings: Settings) -> RedisClient:
