@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from redis_consumer.models.stops import Stop
+
 SAME = ModelId("Same")
 TILES = np.arange(40, dtype=np.float32).reshape(20, 2)
 SCRIPT = """
@@ -104,12 +106,12 @@ def test_a_server_that_hangs_is_a_failed_prediction_and_no_longer_asked_on_that_
 
 
 def test_a_model_that_arrives_late_is_found(folder: Path, port: int, tmp_path: Path) -> None:
-    def place(_seconds: float) -> None:
+    def place(_seconds: float, _stop: Stop) -> None:
         save_identity(tmp_path, "Late")
         threading.Event().wait(1.5)  # the server looks once a second
 
-    client = TensorFlowServing(f"127.0.0.1:{port}", timeout_seconds=20, pause=place)
-    patient = PatientModelServer(client, wait_seconds=60, max_retry=0, max_pause_seconds=0.2)
+    client = TensorFlowServing(f"127.0.0.1:{port}", timeout_seconds=20)
+    patient = PatientModelServer(client, wait_seconds=60, max_retry=0, pause=place)
     with serving(folder, port):
         np.testing.assert_array_equal(patient.predict(ModelId("Late"), {"x": TILES})["y"], TILES)
     client.close()
