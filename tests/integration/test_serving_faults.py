@@ -52,6 +52,15 @@ def serving(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def other_port() -> int:
+    return free_port()
+
+
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         number: int = found.getsockname()[1]
@@ -102,6 +111,22 @@ def test_a_server_that_hangs_is_a_failed_prediction_and_no_longer_asked_on_that_
         server.send_signal(signal.SIGCONT)
         patient = PatientModelServer(client, wait_seconds=60, max_retry=20, max_pause_seconds=0.2)
         np.testing.assert_array_equal(patient.predict(SAME, {"x": TILES})["y"], TILES)
+    client.close()
+
+
+def test_one_of_two_that_hangs_costs_a_try_and_no_more(folder: Path, port: int, other_port: int) -> None:
+    seen: list[ConsumerError] = []
+    client = TensorFlowServing(f"ipv4:127.0.0.1:{port},127.0.0.1:{other_port}", timeout_seconds=1)
+    patient = PatientModelServer(client, wait_seconds=60, max_retry=3, on_retry=seen.append, max_pause_seconds=0.2)
+    with serving(folder, port) as server, serving(folder, other_port):
+        for _ in range(4):
+            patient.predict(SAME, {"x": TILES})
+        seen.clear()
+        server.send_signal(signal.SIGSTOP)
+        for _ in range(20):
+            np.testing.assert_array_equal(patient.predict(SAME, {"x": TILES})["y"], TILES)
+        assert len(seen) <= 2
+        server.send_signal(signal.SIGCONT)
     client.close()
 
 

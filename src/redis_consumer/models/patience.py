@@ -104,5 +104,5 @@ class PatientModelServer:
 
     def _backoff(self, tries: int) -> float:
         """Return a pause, the longer the more often we tried."""
-        seconds = min(_FIRST_PAUSE_SECONDS * 2 ** min(tries, 16), self._max_pause_seconds)
+        seconds = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(tries, 16), self._max_pause_seconds)
         return seconds * random.uniform(0.5, 1.0)

@@ -31,7 +31,7 @@ from redis_consumer.errors import (
 from redis_consumer.models.base import TensorSpec
 from redis_consumer.models.channels import Channels
 from redis_consumer.models.inputs import fit_inputs
-from redis_consumer.models.stops import never
+from redis_consumer.models.stops import check, never
 from redis_consumer.wire import messages, serving_pb2 as pb
 from redis_consumer.wire.framing import MAX_MESSAGE_BYTES, MalformedMessage
 from redis_consumer.wire.tensors import UnsupportedType, decode_tensor, dtype_of, encode_tensor
@@ -96,7 +96,7 @@ class TensorFlowServing:
         self._channels = Channels(open_channel, recycle_seconds=recycle_seconds)
 
     def stopped_by(self, stop: Stop) -> Self:
-        """Return a server that gives up a call in flight once `stop` returns an error, and raises that.
+        """Return a server that raises what `stop` returns: before a call, and instead of waiting for its end.
 
         It shares channels and signatures with this one: one for each lane, or for each job, costs nothing.
         """
@@ -183,6 +183,7 @@ class TensorFlowServing:
             raise ModelNotLoaded(f"Model {model} could not be loaded: {_one_line(failures[0])}") from error
 
     def _call(self, method: str, request: bytes, model: ModelId) -> bytes:
+        check(self._stop)
         seconds = self._timeout_seconds
         if method != messages.PREDICT:
             seconds = min(seconds, _QUESTION_SECONDS)
