@@ -29,6 +29,7 @@ from redis_consumer.errors import (
 from redis_consumer.limits import MemoryLimit, TimeLimit
 from redis_consumer.middleware import Every, Heartbeat, NoObserver, Once, wrapped
 from redis_consumer.models.batching import IN_FLIGHT, BatchLimits
+from redis_consumer.models.copies import RedisCopies
 from redis_consumer.models.patience import PatientModelServer
 from redis_consumer.models.slots import SharingModelServer, Slots
 from redis_consumer.models.stops import Stops
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from redis_consumer.job import ModelId
     from redis_consumer.metrics import Metrics
     from redis_consumer.middleware import Observer
+    from redis_consumer.models.copies import MetadataCopies
     from redis_consumer.queues.admin import JobAdmin
     from redis_consumer.settings import Settings
     from redis_consumer.worker import Companion
@@ -86,7 +88,7 @@ def build_worker(settings: Settings) -> Worker:
     check_storage(storage)
     redis = build_redis(settings)
     stopping = threading.Event()
-    server = build_model_server(settings)
+    server = build_model_server(settings, RedisCopies(redis, settings.metadata_expire_time))
     slots = Slots(settings.concurrency * IN_FLIGHT)
     metrics = build_metrics(settings, redis) if settings.health_port else None
     observer: Observer = metrics or NoObserver()
@@ -307,7 +309,7 @@ def check_storage(storage: ObjectStorage) -> None:
         log.warning("Results in %s can be read by everybody who has the link; OUTPUT_ACL=private ends it", storage)
 
 
-def build_model_server(settings: Settings) -> TensorFlowServing:
+def build_model_server(settings: Settings, copies: MetadataCopies | None = None) -> TensorFlowServing:
     """Return the model server of the settings; nothing is sent yet."""
     credentials = None
     if settings.tf_tls:
@@ -319,4 +321,5 @@ def build_model_server(settings: Settings) -> TensorFlowServing:
         credentials=credentials,
         timeout_seconds=settings.grpc_timeout,
         describe_seconds=settings.metadata_expire_time,
+        copies=copies,
     )

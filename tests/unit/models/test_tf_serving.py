@@ -335,3 +335,62 @@ def free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
+
+
+class Copies(dict[ModelId, str]):
+    """Kept in memory."""
+
+    def read(self, model: ModelId) -> str | None:
+        return self.get(model)
+
+    def write(self, model: ModelId, metadata: str) -> None:
+        self[model] = metadata
+
+
+class TestCopiesOfTheMetadata:
+    @pytest.fixture
+    def copies(self) -> Copies:
+        return Copies()
+
+    @pytest.fixture
+    def client(self, script: Script, copies: Copies) -> Iterator[TensorFlowServing]:
+        with scripted_server(script) as address:
+            client = TensorFlowServing(address, timeout_seconds=20, copies=copies)
+            yield client
+            client.close()
+
+    def test_spare_the_server_the_question_of_another_process(
+        self, client: TensorFlowServing, script: Script, copies: Copies
+    ) -> None:
+        known = client.describe(MODEL)
+        client.predict(MODEL, {"x": IMAGE})
+        assert script.calls(messages.GET_MODEL_METADATA) == 1
+        other = TensorFlowServing(client.address, timeout_seconds=20, copies=copies)
+        assert other.describe(MODEL) == known
+        assert list(other.predict(MODEL, {"x": IMAGE})) == ["a", "b"]
+        assert script.calls(messages.GET_MODEL_METADATA) == 1
+        other.close()
+
+    def test_that_make_no_sense_are_overwritten(self, client: TensorFlowServing, copies: Copies) -> None:
+        copies[MODEL] = "nonsense"
+        assert [spec.name for spec in client.describe(MODEL)] == ["x"]
+        assert '"x"' in copies[MODEL]
+
+    def test_that_are_wrong_cost_a_question_and_are_overwritten(
+        self, client: TensorFlowServing, script: Script, copies: Copies
+    ) -> None:
+        copies[MODEL] = '{"image": {"dtype": "DT_HALF", "tensorShape": {}}}'
+        assert list(client.predict(MODEL, {"x": IMAGE})) == ["a", "b"]
+        assert script.calls(messages.GET_MODEL_METADATA) == 1
+        assert '"x"' in copies[MODEL]
+
+    def test_that_are_right_are_no_reason_to_send_a_refused_input_again(
+        self, client: TensorFlowServing, script: Script, copies: Copies
+    ) -> None:
+        client.describe(MODEL)
+        script.say(messages.PREDICT, (Code.INVALID_ARGUMENT, "Matrix size-incompatible"))
+        other = TensorFlowServing(client.address, timeout_seconds=20, copies=copies)
+        with pytest.raises(InvalidModelInput, match="Matrix"):
+            other.predict(MODEL, {"x": IMAGE})
+        assert script.calls(messages.PREDICT) == 1
+        other.close()
