@@ -6,7 +6,6 @@ import logging
 import secrets
 import sys
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,8 +28,11 @@ from redis_consumer.errors import (
 )
 from redis_consumer.limits import MemoryLimit, TimeLimit
 from redis_consumer.middleware import Every, Heartbeat, NoObserver, Once, wrapped
-from redis_consumer.models.batching import BatchLimits
+from redis_consumer.models.batching import IN_FLIGHT, BatchLimits
+from redis_consumer.models.copies import RedisCopies
 from redis_consumer.models.patience import PatientModelServer
+from redis_consumer.models.slots import SharingModelServer, Slots
+from redis_consumer.models.stops import Stops
 from redis_consumer.models.tf_serving import TensorFlowServing
 from redis_consumer.queues.depth import queue_depth
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from redis_consumer.job import ModelId
     from redis_consumer.metrics import Metrics
     from redis_consumer.middleware import Observer
+    from redis_consumer.models.copies import MetadataCopies
     from redis_consumer.queues.admin import JobAdmin
     from redis_consumer.settings import Settings
     from redis_consumer.worker import Companion
@@ -72,6 +75,7 @@ class Shared:
     heartbeat: Heartbeat
     time_limit: TimeLimit
     stopping: threading.Event
+    slots: Slots
     limits: BatchLimits = field(default_factory=BatchLimits)
     process: str = field(default_factory=partial(secrets.token_hex, 4))
     """Makes the names of its lanes unlike those of any other process."""
@@ -84,17 +88,19 @@ def build_worker(settings: Settings) -> Worker:
     check_storage(storage)
     redis = build_redis(settings)
     stopping = threading.Event()
-    server = build_model_server(settings, stopping.wait)
+    server = build_model_server(settings, RedisCopies(redis, settings.metadata_expire_time))
+    slots = Slots(settings.concurrency * IN_FLIGHT)
     metrics = build_metrics(settings, redis) if settings.health_port else None
     observer: Observer = metrics or NoObserver()
     heartbeat = Heartbeat(settings.lease_seconds)
     time_limit = TimeLimit(settings.max_job_seconds, lambda error: worker.stop(because=error))
-    shared = Shared(settings, consumer_type, redis, storage, server, observer, heartbeat, time_limit, stopping)
+    shared = Shared(settings, consumer_type, redis, storage, server, observer, heartbeat, time_limit, stopping, slots)
     lanes = [build_lane(shared, number) for number in range(settings.concurrency)]
     sweeper = RedisSweeper(redis, lease_seconds=settings.lease_seconds)
     sweeping = Every(settings.lease_seconds / 2, observer.sweep(sweeper.sweep), "sweep")
     companions: list[Companion] = [heartbeat, sweeping, Once(consumer_type.warm_up, "warm-up"), time_limit]
     if metrics:
+        metrics.watch_slots(lambda: slots.allowed)
         live = liveness(lanes, heartbeat, time_limit, stopping, settings.drain_seconds)
         needed = server if consumer_type.needs_model_server else None
         checks = readiness(redis, storage, needed, settings.nuclear_model)
@@ -121,19 +127,33 @@ def build_lane(shared: Shared, number: int) -> Lane:
             shared.time_limit.restart(queue)
         shared.observer.refused(error)
 
-    models = PatientModelServer(
-        shared.server,
-        wait_seconds=settings.model_wait,
-        max_retry=settings.max_retry if settings.max_retry > 0 else sys.maxsize,
-        max_pause_seconds=max(settings.grpc_backoff, SHORTEST_BACKOFF_SECONDS),
-        stop=shared.stopping.is_set,
-        on_retry=refused,
-    )
+    def drain() -> ServerNotReady | None:
+        stopping = shared.stopping.is_set()
+        return ServerNotReady("The worker stopped while it waited for the model server") if stopping else None
+
+    restart = partial(shared.time_limit.restart, queue)
+    models = build_lane_server(shared, Stops(drain=drain), on_retry=refused, on_wait=restart)
     storage = shared.observer.storage(shared.storage)
     consumer = shared.consumer_type(shared.redis, storage, settings.queue, name=settings.hostname)
     consumer.equip(Tools(queue, models, settings, shared.limits, retries))
     around = observed, shared.heartbeat.around(queue), shared.time_limit.around(queue)
     return Lane(queue, wrapped(consumer.handle, *around))
+
+
+def build_lane_server(
+    shared: Shared, stops: Stops, *, on_retry: Callable[[ConsumerError], None], on_wait: Callable[[], object]
+) -> PatientModelServer:
+    """Return the model server as one lane sees it: `stops` end its calls, its waits for a slot and its pauses."""
+    settings = shared.settings
+    server = shared.server.stopped_by(stops.drop)
+    return PatientModelServer(
+        SharingModelServer(server, shared.slots, stop=stops.waiting, on_wait=on_wait),
+        wait_seconds=settings.model_wait,
+        max_retry=settings.max_retry if settings.max_retry > 0 else sys.maxsize,
+        max_pause_seconds=max(settings.grpc_backoff, SHORTEST_BACKOFF_SECONDS),
+        stop=stops.waiting,
+        on_retry=on_retry,
+    )
 
 
 def build_metrics(settings: Settings, redis: RedisClient) -> Metrics:
@@ -289,7 +309,7 @@ def check_storage(storage: ObjectStorage) -> None:
         log.warning("Results in %s can be read by everybody who has the link; OUTPUT_ACL=private ends it", storage)
 
 
-def build_model_server(settings: Settings, pause: Callable[[float], object] = time.sleep) -> TensorFlowServing:
+def build_model_server(settings: Settings, copies: MetadataCopies | None = None) -> TensorFlowServing:
     """Return the model server of the settings; nothing is sent yet."""
     credentials = None
     if settings.tf_tls:
@@ -301,5 +321,5 @@ def build_model_server(settings: Settings, pause: Callable[[float], object] = ti
         credentials=credentials,
         timeout_seconds=settings.grpc_timeout,
         describe_seconds=settings.metadata_expire_time,
-        pause=pause,
+        copies=copies,
     )

@@ -7,6 +7,7 @@
     │   ├── ObjectNotFound       no such object in the bucket
     │   ├── AccessDenied         the bucket or the model server refuses us
     │   ├── ModelNotFound        no such model or version on the model server
+    │   │   └── ModelNotLoaded     it has the model, and could not load it
     │   └── InvalidModelInput    the model server refuses the tensor
     │       └── BatchTooLarge      too many entries in one request: send fewer at a time
     ├── RetryJob               the world is at fault: the job is given back and counts as a delivery
@@ -14,6 +15,7 @@
     │   └── PredictionFailed     the model server broke down over this request
     ├── ServerNotReady         the model server is cold or saturated: wait in place, nothing is counted
     │   └── ServerBusy           it answers, and refuses for now: its queue is full
+    │       └── OutOfMemory        its device has no room for this request: send fewer entries, or wait
     ├── LeaseLost              somebody else has the job now: drop it, write nothing
     ├── QueueUnavailable       Redis does not answer: back off, ask again
     ├── SettingsError          the start stops: names the variable, the value and what is allowed
@@ -52,6 +54,10 @@ class ModelNotFound(JobRejected):
     """The model server has no such model or version, and is not loading it either."""
 
 
+class ModelNotLoaded(ModelNotFound):
+    """The model server has tried to load the model, and given up."""
+
+
 class InvalidModelInput(JobRejected):
     """The model server, or the model's signature, refuses the tensor: wrong name, dtype, rank or size."""
 
@@ -82,6 +88,10 @@ class ServerNotReady(ConsumerError):
 
 class ServerBusy(ServerNotReady):
     """The model server refuses work for now (queue full, out of threads or memory)."""
+
+
+class OutOfMemory(ServerBusy):
+    """The model server's device had no memory for this request: fewer entries at a time may fit, or the same later."""
 
 
 class LeaseLost(ConsumerError):

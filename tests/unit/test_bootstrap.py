@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from redis_consumer.arrays import AnyArray
     from redis_consumer.job import Job
     from redis_consumer.models.base import TensorSpec
+    from redis_consumer.models.stops import Stop
     from redis_consumer.redis import RedisClient
     from redis_consumer.storage.clients import StorageOptions
     from redis_consumer.storage.object_store import ObjectStorage
@@ -151,6 +152,10 @@ class Doubling:
     def __init__(self) -> None:
         self.cold = True
         self.model = exam_models()[ModelId("Exam", 1)]
+
+    def stopped_by(self, stop: Stop) -> Doubling:
+        assert stop() is None
+        return self
 
     def describe(self, model: ModelId) -> list[TensorSpec]:
         assert model == ModelId("Exam", 1)
