@@ -29,7 +29,6 @@ from redis_consumer.errors import (
 from redis_consumer.limits import MemoryLimit, TimeLimit
 from redis_consumer.middleware import Every, Heartbeat, NoObserver, Once, wrapped
 from redis_consumer.models.batching import IN_FLIGHT, BatchLimits
-from redis_consumer.models.copies import RedisCopies
 from redis_consumer.models.patience import PatientModelServer
 from redis_consumer.models.slots import SharingModelServer, Slots
 from redis_consumer.models.stops import Stops
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
     from redis_consumer.job import ModelId
     from redis_consumer.metrics import Metrics
     from redis_consumer.middleware import Observer
-    from redis_consumer.models.copies import MetadataCopies
     from redis_consumer.queues.admin import JobAdmin
     from redis_consumer.settings import Settings
     from redis_consumer.worker import Companion
@@ -88,7 +86,7 @@ def build_worker(settings: Settings) -> Worker:
     check_storage(storage)
     redis = build_redis(settings)
     stopping = threading.Event()
-    server = build_model_server(settings, RedisCopies(redis, settings.metadata_expire_time))
+    server = build_model_server(settings)
     slots = Slots(settings.concurrency * IN_FLIGHT)
     metrics = build_metrics(settings, redis) if settings.health_port else None
     observer: Observer = metrics or NoObserver()
@@ -309,7 +307,7 @@ def check_storage(storage: ObjectStorage) -> None:
         log.warning("Results in %s can be read by everybody who has the link; OUTPUT_ACL=private ends it", storage)
 
 
-def build_model_server(settings: Settings, copies: MetadataCopies | None = None) -> TensorFlowServing:
+def build_model_server(settings: Settings) -> TensorFlowServing:
     """Return the model server of the settings; nothing is sent yet."""
     credentials = None
     if settings.tf_tls:
@@ -321,5 +319,4 @@ def build_model_server(settings: Settings, copies: MetadataCopies | None = None)
         credentials=credentials,
         timeout_seconds=settings.grpc_timeout,
         describe_seconds=settings.metadata_expire_time,
-        copies=copies,
     )

@@ -10,6 +10,7 @@ import copy
 import re
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import grpc
@@ -27,22 +28,19 @@ from redis_consumer.errors import (
     ServerBusy,
     ServerNotReady,
 )
+from redis_consumer.models.base import TensorSpec
 from redis_consumer.models.channels import Channels
-from redis_consumer.models.copies import NoCopies
 from redis_consumer.models.inputs import fit_inputs
-from redis_consumer.models.signatures import Signature, read_copy, read_signature
 from redis_consumer.models.stops import check, never
 from redis_consumer.wire import messages, serving_pb2 as pb
 from redis_consumer.wire.framing import MAX_MESSAGE_BYTES, MalformedMessage
-from redis_consumer.wire.tensors import decode_tensor, encode_tensor
+from redis_consumer.wire.tensors import UnsupportedType, decode_tensor, dtype_of, encode_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from redis_consumer.arrays import AnyArray
     from redis_consumer.job import ModelId
-    from redis_consumer.models.base import TensorSpec
-    from redis_consumer.models.copies import MetadataCopies
     from redis_consumer.models.stops import Stop
 
 _QUESTION_SECONDS = 10.0
@@ -55,13 +53,20 @@ _NO_MEMORY = re.compile(r"\b(?:OOM when allocating|[Oo]ut of memory|[Ff]ailed to
 _COMING = frozenset({pb.ModelVersionStatus.START, pb.ModelVersionStatus.LOADING})
 
 
+@dataclass(frozen=True)
+class Signature:
+    """What a model takes: for people, and for the wire (where bfloat16 and float32 differ)."""
+
+    inputs: tuple[TensorSpec, ...]
+    data_types: Mapping[str, int]
+
+
 class TensorFlowServing:
     """A `ModelServer` at ``host:port``.
 
     `credentials` (of ``grpc.ssl_channel_credentials``) switch TLS on.  A channel is renewed after
     `recycle_seconds`, and after a call that found the server absent, full or broken.  Signatures are asked for
-    again after `describe_seconds`, as the latest version may change; `copies` are looked at before the server is
-    asked, and not believed where it refuses what fits them.  Where the address stands for several servers
+    again after `describe_seconds`, as the latest version may change.  Where the address stands for several servers
     (a headless service) they take turns, and those that do not answer are left out.
     """
 
@@ -74,12 +79,10 @@ class TensorFlowServing:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         recycle_seconds: float = 300.0,
         describe_seconds: float = 30.0,
-        copies: MetadataCopies | None = None,
     ) -> None:
         self.address = address
         self._timeout_seconds = timeout_seconds
         self._describe_seconds = describe_seconds
-        self._copies = NoCopies() if copies is None else copies
         self._stop: Stop = never
         self._signatures: dict[ModelId, tuple[float, Signature]] = {}
         self._lock = threading.Lock()
@@ -108,17 +111,6 @@ class TensorFlowServing:
     def predict(self, model: ModelId, inputs: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         """Return every output, sorted by name.  The latest version answers where `model` names none."""
         signature = self._signature(model)
-        try:
-            return self._predict(model, inputs, signature)
-        except BatchTooLarge:
-            raise
-        except InvalidModelInput:
-            self._forget(model)  # the model may have changed under its name
-            if not signature.copied or (told := self._told(model)) == signature:
-                raise
-        return self._predict(model, inputs, told)
-
-    def _predict(self, model: ModelId, inputs: Mapping[str, AnyArray], signature: Signature) -> dict[str, AnyArray]:
         fitting = fit_inputs(model, signature.inputs, inputs)
         head = pb.PredictRequest(model_spec=messages.model_spec(model.name, model.version))
         try:
@@ -126,7 +118,14 @@ class TensorFlowServing:
             request = messages.write(head, tensors)
         except (MalformedMessage, messages.MessageTooLarge) as error:
             raise InvalidModelInput(f"Model {model}: {error}") from error
-        return _outputs(model, self._ask(messages.PREDICT, request, model))
+        try:
+            reply = self._ask(messages.PREDICT, request, model)
+        except BatchTooLarge:
+            raise
+        except InvalidModelInput:
+            self._forget(model)  # the model may have changed under its name
+            raise
+        return _outputs(model, reply)
 
     def states(self, model: ModelId) -> dict[int, pb.ModelVersionStatus]:
         """Return the state of each version the server knows of, or of the one that `model` names."""
@@ -151,21 +150,11 @@ class TensorFlowServing:
             known = self._signatures.get(model)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
-        metadata = self._copies.read(model)
-        if metadata is not None and (signature := read_copy(metadata)):
-            return self._remember(model, signature)
-        return self._told(model)
-
-    def _told(self, model: ModelId) -> Signature:
-        """Return the signature as the server tells it now."""
         request = pb.GetModelMetadataRequest(
             model_spec=messages.model_spec(model.name, model.version), metadata_field=[messages.SIGNATURE_DEF]
         ).SerializeToString()
-        signature = read_signature(model, self._ask(messages.GET_MODEL_METADATA, request, model))
-        self._copies.write(model, signature.metadata)
-        return self._remember(model, signature)
-
-    def _remember(self, model: ModelId, signature: Signature) -> Signature:
+        reply = self._ask(messages.GET_MODEL_METADATA, request, model)
+        signature = read_signature(model, reply)
         with self._lock:
             self._signatures[model] = (time.monotonic() + self._describe_seconds, signature)
         return signature
@@ -250,6 +239,32 @@ _BY_CODE: dict[grpc.StatusCode, type[ConsumerError]] = {
     grpc.StatusCode.UNAUTHENTICATED: AccessDenied,
     grpc.StatusCode.PERMISSION_DENIED: AccessDenied,
 }
+
+
+def read_signature(model: ModelId, reply: bytes) -> Signature:
+    """Return the inputs of ``serving_default`` from a GetModelMetadataResponse.
+
+    Other signatures, the internal ``__saved_model_init_op`` among them, are passed over.
+    """
+    answer = _parsed(model, pb.GetModelMetadataResponse, reply)
+    # Any.Unpack compares the full name of the message, which is not ours.
+    found = _parsed(model, pb.SignatureDefMap, answer.metadata[messages.SIGNATURE_DEF].value).signature_def
+    if messages.DEFAULT_SIGNATURE not in found:
+        raise InvalidModelInput(
+            f"Model {model} has the signatures {sorted(found)}, expected is {messages.DEFAULT_SIGNATURE!r}"
+        )
+    infos = sorted(found[messages.DEFAULT_SIGNATURE].inputs.items())
+    try:
+        specs = tuple(TensorSpec(name, dtype_of(info.dtype), _shape(info.tensor_shape)) for name, info in infos)
+    except UnsupportedType as error:
+        raise InvalidModelInput(f"Model {model}: {error}") from error
+    return Signature(specs, {name: info.dtype for name, info in infos})
+
+
+def _shape(shape: pb.TensorShapeProto) -> tuple[int | None, ...] | None:
+    if shape.unknown_rank:
+        return None
+    return tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
 
 
 def _outputs(model: ModelId, reply: bytes) -> dict[str, AnyArray]:
