@@ -21,6 +21,7 @@ from redis_consumer.errors import (
     AccessDenied,
     ConsumerError,
     JobRejected,
+    LeaseLost,
     PredictionFailed,
     ServerNotReady,
     SettingsError,
@@ -125,12 +126,15 @@ def build_lane(shared: Shared, number: int) -> Lane:
             shared.time_limit.restart(queue)
         shared.observer.refused(error)
 
+    def drop() -> LeaseLost | None:
+        return LeaseLost("What was asked of the model server is given up") if shared.heartbeat.lost(queue) else None
+
     def drain() -> ServerNotReady | None:
         stopping = shared.stopping.is_set()
         return ServerNotReady("The worker stopped while it waited for the model server") if stopping else None
 
     restart = partial(shared.time_limit.restart, queue)
-    models = build_lane_server(shared, Stops(drain=drain), on_retry=refused, on_wait=restart)
+    models = build_lane_server(shared, Stops(drop=drop, drain=drain), on_retry=refused, on_wait=restart)
     storage = shared.observer.storage(shared.storage)
     consumer = shared.consumer_type(shared.redis, storage, settings.queue, name=settings.hostname)
     consumer.equip(Tools(queue, models, settings, shared.limits, retries))

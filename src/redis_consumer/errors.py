@@ -122,7 +122,7 @@ def reason_of(error: BaseException) -> str:
 
     Our own errors speak for themselves; any other is a bug and is prefixed with its type.
     """
-    text = _shortened("".join(map(_printable, " ".join(str(error).split()))))
+    text = _shortened("".join(map(_printable, " ".join(without_secrets(str(error)).split()))))
     if isinstance(error, ConsumerError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -149,10 +149,17 @@ def is_machines(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE)
 
 
-TRACEBACK_CHARACTERS = 8000
-"""Its end says most."""
 _ADDRESS_LOGIN = re.compile(r"://[^\s/@]*@")
 _ADDRESS_QUERY = re.compile(r"(://[^\s?#]*)[?#][^\s'\")]*")
+
+
+def without_secrets(text: str) -> str:
+    """Return the text with the logins and queries (signatures) of its addresses left out."""
+    return _ADDRESS_QUERY.sub(r"\1", _ADDRESS_LOGIN.sub("://", text)) if "://" in text else text
+
+
+TRACEBACK_CHARACTERS = 8000
+"""Its end says most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +176,5 @@ class Failure:
 
 def failure_of(error: BaseException) -> Failure:
     """Return the failure that `error` is."""
-    text = "".join(traceback.format_exception(error))
-    text = _ADDRESS_QUERY.sub(r"\1", _ADDRESS_LOGIN.sub("://", text))
+    text = without_secrets("".join(traceback.format_exception(error)))
     return Failure(type(error).__name__, reason_of(error), text[-TRACEBACK_CHARACTERS:])

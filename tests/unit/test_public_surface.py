@@ -90,6 +90,7 @@ def test_errors() -> None:
         "failure_of",
         "is_machines",
         "reason_of",
+        "without_secrets",
     }
 
 

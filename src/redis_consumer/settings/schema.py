@@ -143,7 +143,10 @@ class Settings:
         group=Group.REDIS,
     )
     metadata_expire_time: int = setting(
-        kinds.integer(1), 30, "How long Redis keeps a model's signature, s", group=Group.REDIS
+        kinds.integer(1),
+        30,
+        "How long a model's signature is remembered before the server is asked again, s",
+        group=Group.SERVER,
     )
 
     # Object storage.
