@@ -142,12 +142,6 @@ class Settings:
         "Replicas that must confirm a submit, claim, settle or release; 0 trusts the master's word",
         group=Group.REDIS,
     )
-    metadata_expire_time: int = setting(
-        kinds.integer(1),
-        30,
-        "How long a model's signature is remembered before the server is asked again, s",
-        group=Group.SERVER,
-    )
 
     # Object storage.
     storage_bucket: str = setting(
@@ -224,6 +218,12 @@ class Settings:
         "How long a job waits for a model server that is absent, loading or busy, s",
         group=Group.SERVER,
         common=True,
+    )
+    metadata_expire_time: int = setting(
+        kinds.integer(1),
+        30,
+        "How long a model's signature is remembered before the server is asked again, s",
+        group=Group.SERVER,
     )
 
     # Images.
