@@ -9,9 +9,9 @@ import logging
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import scipy  # both load their parts at their first use
-import skimage as ski
+import scipy  # loads its parts at their first use
 
+from redis_consumer.processing.flooding import flood
 from redis_consumer.processing.labels import compact, erode, fill_holes, remove_small
 from redis_consumer.processing.maxima import h_maxima, peaks
 
@@ -146,9 +146,6 @@ def _flood(heights: Floats, seeds: Mask, mask: Mask, *, corners: bool = True) ->
 
     Seeds that touch, with `corners` even at a corner, are one.
     """
-    # Regions with a single seed need no flood, and leaving them out saves up to a third of the time.  But then seeds of
-    # equal height are taken in another order, and pixels between them change sides: tried, and not worth it.
     neighbours = scipy.ndimage.generate_binary_structure(seeds.ndim, seeds.ndim if corners else 1)
     markers, _ = scipy.ndimage.label(seeds, neighbours)
-    basins: LabelImage = ski.segmentation.watershed(-heights, markers, mask=mask)
-    return basins
+    return flood(heights, markers, mask)
