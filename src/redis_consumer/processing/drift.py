@@ -62,8 +62,13 @@ def _signed(position: int, size: int) -> int:
 
 
 def _moved(frame: _Array, shift: Shift) -> _Array:
+    """Return `frame` moved down and to the right by `shift`, zeros behind it."""
     result = np.zeros_like(frame)
-    places = [(slice(max(d, 0), n + min(d, 0)), slice(max(-d, 0), n + min(-d, 0))) for d, n in zip(shift, frame.shape)]
-    (to_rows, from_rows), (to_columns, from_columns) = places
-    result[to_rows, to_columns] = frame[from_rows, from_columns]
+    (rows, from_rows), (columns, from_columns) = (_spans(d, n) for d, n in zip(shift, frame.shape[:2], strict=True))
+    result[rows, columns] = frame[from_rows, from_columns]
     return result
+
+
+def _spans(shift: int, size: int) -> tuple[slice, slice]:
+    """Return where pixels of an axis are after the move, and where they were."""
+    return slice(max(shift, 0), size + min(shift, 0)), slice(max(-shift, 0), size + min(-shift, 0))

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     LabelImage = npt.NDArray[np.int32]
     Mask = npt.NDArray[np.bool_]
     Levels = npt.NDArray[np.float64]
-    Ids = npt.NDArray[np.int32]
+    Ids = npt.NDArray[np.integer]
 
 
-def flood(heights: Heights, markers: LabelImage, mask: Mask) -> LabelImage:
+def flood(heights: Heights, markers: Ids, mask: Mask) -> LabelImage:
     """Return basins around `markers`, downhill from edge to edge within `mask`; any rank, ids kept.
 
     Equal to `skimage.segmentation.watershed(-heights, markers, mask=mask)` in every pixel.  What no marker reaches
@@ -46,18 +46,18 @@ def flood(heights: Heights, markers: LabelImage, mask: Mask) -> LabelImage:
     return _at_once(np.negative(heights), markers, mask) if basins is None else basins
 
 
-def _at_once(levels: Heights, markers: LabelImage, mask: Mask) -> LabelImage:
+def _at_once(levels: Heights, markers: Ids, mask: Mask) -> LabelImage:
     basins: LabelImage = ski.segmentation.watershed(levels, markers, mask=mask)
     return basins
 
 
 def _by_piece(
-    heights: Heights, markers: LabelImage, pieces: LabelImage, owners: Ids, ties: Mapping[int, float]
+    heights: Heights, markers: Ids, pieces: Ids, owners: LabelImage, ties: Mapping[int, float]
 ) -> LabelImage | None:
     """Flood every piece that has several seeds; None if the order of `ties` makes a difference."""
     basins: LabelImage = np.maximum(owners, 0)[pieces]
     boxes = scipy.ndimage.find_objects(pieces)
-    for piece in np.flatnonzero(owners == _CONTESTED):
+    for piece in np.flatnonzero(owners == _CONTESTED).tolist():
         box = boxes[piece - 1]
         inside = pieces[box] == piece
         levels = np.negative(heights[box], dtype=np.float64)
@@ -68,7 +68,7 @@ def _by_piece(
     return basins
 
 
-def _in_both_orders(levels: Levels, markers: LabelImage, inside: Mask, tied: float | None) -> LabelImage | None:
+def _in_both_orders(levels: Levels, markers: Ids, inside: Mask, tied: float | None) -> LabelImage | None:
     """Flood one piece; None if it depends on which of the two seeds of height `tied` comes first."""
     if tied is None:
         return _at_once(levels, markers, inside)
@@ -86,7 +86,7 @@ def _in_both_orders(levels: Levels, markers: LabelImage, inside: Mask, tied: flo
 _CONTESTED = -1
 
 
-def _owners(piece: Ids, marker: Ids, count: int) -> Ids:
+def _owners(piece: Ids, marker: Ids, count: int) -> LabelImage:
     """Return for each of `count` pieces, and the background, its one marker, 0 for none, or that it is contested."""
     lowest, highest = np.full(count + 1, np.iinfo(np.int32).max, np.int32), np.zeros(count + 1, np.int32)
     np.minimum.at(lowest, piece, marker)

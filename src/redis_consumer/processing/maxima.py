@@ -148,7 +148,7 @@ class _Relief:
         starts = places[first]
         alone = np.concatenate([self._apart(starts[i : i + _AT_ONCE]) for i in range(0, starts.size, _AT_ONCE)])
         seen = np.zeros(self.values.size, np.int32)
-        for i in np.flatnonzero(~alone):
+        for i in np.flatnonzero(~alone).tolist():
             alone[i] = self._stands_alone(starts[i], seen, i + 1)
             if self.budget < 0:
                 return None

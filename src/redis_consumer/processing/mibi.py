@@ -31,7 +31,9 @@ def mibi(prediction: AnyArray, edge_threshold: float = 0.25, interior_threshold:
     a prediction without these classes.
     """
     if prediction.ndim != 4 or prediction.shape[-1] < 2:  # noqa: PLR2004 - the layout; edge and interior
-        raise ValueError(f"mibi: the prediction has shape {prediction.shape}: expected are (T, Y, X, edge and interior)")
+        raise ValueError(
+            f"mibi: the prediction has shape {prediction.shape}: expected are (T, Y, X, edge and interior)"
+        )
     result = np.empty((*prediction.shape[:3], 1), np.int32)
     for frame, out in zip(prediction, result[..., 0], strict=True):
         interior = np.greater_equal(frame[..., 1], interior_threshold)
@@ -43,8 +45,8 @@ def mibi(prediction: AnyArray, edge_threshold: float = 0.25, interior_threshold:
 def _cores(foreground: Mask) -> LabelImage:
     regions, _ = scipy.ndimage.label(foreground)
     large = remove_small(regions, _SMALLEST_CORE) > 0
-    cores: LabelImage = scipy.ndimage.label(large, np.ones((3, 3)))[0]
-    return cores
+    cores, _ = scipy.ndimage.label(large, np.ones((3, 3)))
+    return cores.astype(np.int32, copy=False)
 
 
 def _grown(labels: LabelImage, interior: Mask) -> LabelImage:

@@ -68,8 +68,9 @@ def deep_watershed(
     large-scale data annotation and deep learning", Nature Biotechnology 2022.
     """
     radius = radius if min_distance is None else min_distance
-    height = maxima_threshold if detection_threshold is None else detection_threshold
-    floor = interior_threshold if distance_threshold is None else distance_threshold
+    # Plain floats: they are compared in the precision of the maps.
+    height = float(maxima_threshold if detection_threshold is None else detection_threshold)
+    floor = float(interior_threshold if distance_threshold is None else distance_threshold)
     if maxima_algorithm not in {"h_maxima", "peak_local_max"}:
         raise ValueError(f"maxima_algorithm {maxima_algorithm!r}: allowed are 'h_maxima' and 'peak_local_max'")
     maxima, interior = _pick(outputs, maxima_index, interior_index)
