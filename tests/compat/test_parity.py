@@ -67,7 +67,7 @@ FIXED = {
     "seed_big_image_3": "rows and columns that the cuts leave over are predicted too",
     "seed_rescale_labels": "of two pixels equally near it is always the second, where rounding noise had decided",
     "seed_drift_Xy": "labels are moved as they are, where some of their ids had become smaller by one",
-    "max_with_ties": "of equal scores the first by row and column stays and comes first, where an unstable sort had decided",
+    "max_with_ties": "of equal scores the first by row and column comes first and stays; an unstable sort had decided",
     "minmax_const": "a constant plane becomes zeros, and had become NaN",
 }
 """Cases in which the original is wrong, and what we do; each has a test of its own below."""
@@ -347,7 +347,9 @@ def run_application(case: Mapping[str, Any]) -> Outputs:
 
 
 def detected(application: str, predictions: Array) -> Array:
-    return np.array(detected_label(predictions) if application == "LabelDetection" else detected_scale(predictions))
+    return np.array(
+        detected_label(predictions) if application == "LabelDetection" else np.float32(detected_scale(predictions))
+    )
 
 
 def run_spot_application(case: Mapping[str, Any]) -> Outputs:

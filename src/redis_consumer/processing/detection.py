@@ -6,7 +6,7 @@ models: asking one is the caller's business.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,8 +61,8 @@ def detected_label(predictions: AnyArray) -> int:
     return int(scores.reshape(-1, scores.shape[-1]).sum(axis=0).argmax())
 
 
-def _checked(predictions: AnyArray) -> npt.NDArray[np.float64]:
-    values = np.atleast_1d(predictions).astype(np.float64)
-    if values.size == 0 or not np.isfinite(values).all():
-        raise ValueError(f"a detection model predicted {predictions.shape} values: expected are some, all finite")
-    return values
+def _checked(predictions: AnyArray) -> npt.NDArray[Any]:
+    """Return the predictions; sums are in their own precision, as the original has them."""
+    if predictions.size == 0 or not np.isfinite(predictions).all():
+        raise ValueError(f"a detection model predicted values of shape {predictions.shape}: expected are finite ones")
+    return predictions

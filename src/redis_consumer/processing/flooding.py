@@ -40,6 +40,8 @@ def flood(heights: Heights, markers: Ids, mask: Mask) -> LabelImage:
     pieces, count = scipy.ndimage.label(mask)
     places = np.flatnonzero(markers)
     places = places[pieces.flat[places] > 0]
+    if not places.size:
+        return np.zeros(mask.shape, np.int32)
     piece, marker = pieces.flat[places], markers.flat[places]
     ties = _ties(piece, marker, heights.flat[places])
     basins = None if ties is None else _by_piece(heights, markers, pieces, _owners(piece, marker, count), ties)
