@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import scipy  # loads its parts at their first use
 
+from redis_consumer.processing.checks import require_finite
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -32,8 +34,7 @@ def correct_drift(movie: AnyArray, labels: AnyArray | None = None) -> tuple[AnyA
     if movie.ndim not in {3, 4} or (labels is not None and labels.shape[:3] != movie.shape[:3]):
         shapes = f"{movie.shape}" if labels is None else f"{movie.shape} and {labels.shape}"
         raise ValueError(f"drift: arrays have shape {shapes}: expected are (T, Y, X) or (T, Y, X, C), alike")
-    if not np.isfinite(movie).all():
-        raise ValueError("drift: the movie holds values that are not finite (NaN or infinity)")
+    require_finite(movie, "drift: the movie")
     movie, labels = movie.copy(), None if labels is None else labels.copy()
     for t in range(1, len(movie)):
         shift = _shift(movie[t - 1], movie[t])

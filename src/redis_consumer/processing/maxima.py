@@ -55,6 +55,8 @@ def peaks(
     Of two peaks closer than `radius` the higher one stays.  A constant map has none.  With `exclude_border`,
     peaks within `radius` of the border do not count; with `mask`, nothing outside it does.
     """
+    if not values.size:
+        return np.zeros(values.shape, bool)
     labels = None if mask is None else mask.astype(np.uint8)
     places = ski.feature.peak_local_max(
         values, min_distance=radius, threshold_abs=threshold, exclude_border=exclude_border, labels=labels

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy  # loads its parts at their first use
 
+from redis_consumer.processing.checks import require_finite
 from redis_consumer.processing.labels import remove_small
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ def mibi(prediction: AnyArray, edge_threshold: float = 0.25, interior_threshold:
     and ids may have gaps: an outline may lose a whole object.
 
     The original kept ids in 16 bits, so that those above 65,535 began again at 0; here they do not.  ValueError for
-    a prediction without these classes.
+    a prediction without these classes, or with values that are not finite.
     """
     if prediction.ndim != 4 or prediction.shape[-1] < 2:  # noqa: PLR2004 - the layout; edge and interior
         raise ValueError(
             f"mibi: the prediction has shape {prediction.shape}: expected are (T, Y, X, edge and interior)"
         )
+    require_finite(prediction, "mibi: the prediction")
     result = np.empty((*prediction.shape[:3], 1), np.int32)
     for frame, out in zip(prediction, result[..., 0], strict=True):
         interior = np.greater_equal(frame[..., 1], interior_threshold)

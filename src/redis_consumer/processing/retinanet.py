@@ -12,6 +12,7 @@ import numpy as np
 import scipy  # both load their parts at their first use
 import skimage as ski
 
+from redis_consumer.processing.checks import require_finite
 from redis_consumer.processing.flooding import flood
 from redis_consumer.processing.labels import compact, remove_small
 
@@ -101,8 +102,7 @@ def _heads(outputs: Sequence[AnyArray]) -> tuple[Floats, Floats, Floats]:
     boxes, scores, _, masks = outputs[-_HEADS:]
     if boxes.ndim != 3 or boxes.shape != (*scores.shape, 4) or masks.ndim != 5 or masks.shape[:2] != scores.shape:  # noqa: PLR2004 - as the docstring of `retinanet` says
         raise ValueError(f"retinanet: outputs of shapes {shapes}: expected are boxes, scores, classes and masks")
-    if not np.isfinite(boxes).all():
-        raise ValueError("retinanet: boxes hold values that are not finite (NaN or infinity)")
+    require_finite(boxes, "retinanet: the output of boxes")
     return boxes, scores, masks[..., -1].astype(np.float32, copy=False)  # type: ignore[return-value]  # numbers
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import scipy  # loads its parts at their first use
 
+from redis_consumer.processing.checks import require_finite
 from redis_consumer.processing.flooding import flood
 from redis_consumer.processing.labels import compact, erode, fill_holes, remove_small
 from redis_consumer.processing.maxima import h_maxima, peaks
@@ -102,15 +103,18 @@ def watershed(
     """Return labels (T, Y, X, 1) of `prediction` (T, Y, X, classes), whose classes are steps of depth.
 
     Class 0 is background; the last one, above `threshold_abs` and `min_distance` apart, holds the seeds.  Objects
-    of fewer than `min_size` pixels are removed, the ids of the others stay.
+    of fewer than `min_size` pixels are removed, the ids of the others stay.  ValueError for a prediction of another
+    rank, or with values that are not finite.
     """
     if prediction.ndim != 4:  # noqa: PLR2004 - the four axes of the layout
         raise ValueError(f"watershed: the prediction has shape {prediction.shape}: expected are (T, Y, X, classes)")
+    require_finite(prediction, "watershed: the prediction")
     result = np.empty((*prediction.shape[:3], 1), np.int32)
     for frame, out in zip(prediction, result[..., 0], strict=True):
         depth = np.argmax(frame, axis=-1)
         mask = depth > 0
-        seeds = peaks(frame[..., -1], threshold_abs, min_distance, mask=mask)
+        deepest = frame[..., -1].astype(np.result_type(frame.dtype, np.float32), copy=False)
+        seeds = peaks(deepest, threshold_abs, min_distance, mask=mask)
         out[...] = remove_small(_flood(depth, seeds, mask, corners=False), min_size)
     return result
 
@@ -132,8 +136,7 @@ def _map(output: AnyArray) -> Floats:
     if not np.issubdtype(output.dtype, np.floating):
         raise ValueError(f"deep_watershed: an output has dtype {output.dtype}: expected is a model's map of floats")
     values = output[..., 0].astype(np.result_type(output.dtype, np.float32), copy=False)
-    if not np.isfinite(values).all():
-        raise ValueError("deep_watershed: an output of the model holds values that are not finite (NaN or infinity)")
+    require_finite(values, "deep_watershed: an output of the model")
     return values
 
 

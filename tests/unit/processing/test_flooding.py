@@ -40,6 +40,9 @@ def random_case(seed: int) -> tuple[Array, Array, Array]:
     markers, count = scipy.ndimage.label(seeds, np.ones((3,) * len(shape)))
     if rng.random() < 0.3:
         markers = np.append(0, rng.integers(0, 4, count)).astype(np.int32)[markers]
+    if rng.random() < 0.5 and markers.any():
+        some = rng.choice(np.flatnonzero(markers), rng.integers(1, 5))
+        heights.flat[some] = heights.flat[some[0]]
     return heights, markers, mask
 
 
@@ -60,55 +63,56 @@ def two_pieces() -> tuple[Array, Array, Array]:
     return heights, markers, mask
 
 
-def test_only_the_piece_with_two_seeds_is_flooded(monkeypatch: pytest.MonkeyPatch) -> None:
-    heights, markers, mask = two_pieces()
-    expected = at_once(heights, markers, mask)
-    shapes = []
-
-    def spy(levels: Array, *rest: Array) -> Array:
-        shapes.append(levels.shape)
-        return np.asarray(ski.segmentation.watershed(levels, rest[0], mask=rest[1]))
-
-    monkeypatch.setattr(flooding, "_at_once", spy)
-    np.testing.assert_array_equal(flood(heights, markers, mask), expected)
-    assert shapes == [(20, 20)]
-
-
-def test_a_tie_that_makes_no_difference_is_flooded_in_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    heights, markers, mask = two_pieces()
-    heights[4, 30] = heights[15, 35] = 0.5
-    calls: list[Array] = []
-
-    def spy(levels: Array, markers: Array, _: Array) -> Array:
-        calls.append(levels.copy())
-        return markers
-
-    monkeypatch.setattr(flooding, "_at_once", spy)
-    flood(heights, markers, mask)
-    first, second = calls
-    assert first[4, 9] < -0.5 == first[15, 14]
-    assert second[15, 14] < -0.5 == second[4, 9]
-
-
-@pytest.mark.parametrize("kind", ["plateau", "three seeds", "float64"])
-def test_a_tie_that_may_make_a_difference_is_flooded_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    heights, markers, mask = two_pieces()
-    heights[4, 30] = heights[15, 35] = 0.5
-    if kind == "plateau":
-        heights[:] = 0.5
-    elif kind == "three seeds":
-        markers[0, 40], heights[0, 40] = 4, 0.5
-    else:
-        heights = heights.astype(np.float64)
-    expected, shapes = at_once(heights, markers, mask), []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Return a list that fills with the shapes of what is flooded."""
+    shapes: list[tuple[int, ...]] = []
 
     def spy(levels: Array, markers: Array, mask: Array) -> Array:
         shapes.append(levels.shape)
         return np.asarray(ski.segmentation.watershed(levels, markers, mask=mask))
 
     monkeypatch.setattr(flooding, "_at_once", spy)
-    np.testing.assert_array_equal(flood(heights, markers, mask), expected)
-    assert shapes[-1] == heights.shape
+    return shapes
+
+
+def test_only_the_piece_with_two_seeds_is_flooded(calls: list[tuple[int, ...]]) -> None:
+    heights, markers, mask = two_pieces()
+    np.testing.assert_array_equal(flood(heights, markers, mask), at_once(heights, markers, mask))
+    assert calls == [(20, 20)]
+
+
+def test_a_tie_that_height_decides_changes_nothing(calls: list[tuple[int, ...]]) -> None:
+    heights, markers, mask = two_pieces()
+    heights[4, 30] = heights[15, 35] = 0.5
+    np.testing.assert_array_equal(flood(heights, markers, mask), at_once(heights, markers, mask))
+    assert calls == [(20, 20)]
+
+
+def test_a_tie_of_basins_that_do_not_touch_changes_nothing(calls: list[tuple[int, ...]]) -> None:
+    heights, mask = np.ones((5, 31), np.float32), np.ones((5, 31), bool)
+    markers = np.zeros(heights.shape, np.int32)
+    markers[2, [5, 15, 25]] = 1, 2, 3
+    heights[2, 15] = 2
+    heights[:, 10], heights[:, 20] = 0.3, 0.4
+    np.testing.assert_array_equal(flood(heights, markers, mask), at_once(heights, markers, mask))
+    assert calls == [heights.shape]
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), np.int64(3)])
+def test_a_tie_on_a_plateau_is_flooded_at_once(value: Any, calls: list[tuple[int, ...]]) -> None:
+    heights, markers, mask = two_pieces()
+    heights = np.full(heights.shape, value)
+    np.testing.assert_array_equal(flood(heights, markers, mask), at_once(heights, markers, mask))
+    assert calls == [(20, 20), heights.shape]
+
+
+def test_many_ties_are_flooded_at_once(calls: list[tuple[int, ...]]) -> None:
+    heights = np.ones((60, 60), np.int64)
+    markers = np.zeros(heights.shape, np.int32)
+    markers[::2, ::2] = np.arange(1, 901).reshape(30, 30)
+    np.testing.assert_array_equal(flood(heights, markers, heights > 0), at_once(heights, markers, heights > 0))
+    assert calls == [heights.shape]
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (1, 1), (4, 5), (2, 3, 4)])

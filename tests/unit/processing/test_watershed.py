@@ -8,7 +8,7 @@ import scipy
 import skimage as ski
 from hypothesis import given, settings, strategies as st
 
-from redis_consumer.processing import deep_watershed, pixelwise, watershed
+from redis_consumer.processing import deep_watershed, mibi, pixelwise, watershed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -216,7 +216,7 @@ def test_labels_are_those_of_the_plain_recipe(seed: int, given_: dict[str, Any])
         values = scipy.ndimage.gaussian_filter(rng.random(shape), sigma)
         values = (values - values.min()) / max(np.ptp(values), 1e-9)
         values = np.minimum(np.round(values * steps) / steps if steps else values, rng.choice([0.6, 1]))
-        maps.append(values.astype(rng.choice([np.float32, np.float64]))[None, ..., None])
+        maps.append(values.astype(rng.choice(["f4", "f8"]))[None, ..., None])
     np.testing.assert_array_equal(deep_watershed(maps, **given_)[0, ..., 0], plain_recipe(maps, **given_))
 
 
@@ -238,3 +238,19 @@ def test_small_images_are_labelled_too(shape: tuple[int, ...], algorithm: Any) -
         classes = np.concatenate([*maps, maps[1]], axis=-1)
         for function in (watershed, pixelwise):
             assert function(classes).shape == shape
+
+
+@pytest.mark.parametrize("function", [watershed, pixelwise, mibi])
+def test_predictions_that_are_not_finite_are_refused(function: Any) -> None:
+    prediction = np.zeros((1, 9, 9, 3), np.float32)
+    prediction[0, 4, 4, 0] = np.nan
+    with pytest.raises(ValueError, match=f"{function.__name__}: the prediction holds values that are not finite"):
+        function(prediction)
+
+
+@pytest.mark.parametrize("function", [watershed, pixelwise, mibi])
+def test_classes_may_have_half_precision(function: Any) -> None:
+    prediction = np.zeros((1, 20, 20, 3), np.float16)
+    prediction[..., 0] = 0.2
+    prediction[0, 5:15, 5:15, 1:] = [0.9, 1.0]
+    assert function(prediction).max() == 1
