@@ -5,29 +5,24 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from redis_consumer.arrays import Labels
 from redis_consumer.consumers.base import TensorFlowServingConsumer
+from redis_consumer.consumers.channels import Choice, default_channels, named_channels
 from redis_consumer.consumers.predict import Predictor
 from redis_consumer.consumers.work import Work
-from redis_consumer.errors import JobRejected
 from redis_consumer.job import ModelId, Status
 from redis_consumer.results import save_labels, save_maps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from redis_consumer.archives import Entry
     from redis_consumer.arrays import AnyArray, Image
     from redis_consumer.images import ImageFile
     from redis_consumer.job import Job
-
-
-MOST_CHANNELS = 64
-"""A channel may be named more than once, but not until the memory is full."""
 
 
 class Predict(Protocol):
@@ -65,28 +60,29 @@ class ImageConsumer(TensorFlowServingConsumer):
         tools = self._tools()
         with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
             self.work = Work(self.job, tools.jobs, self.storage, folder, unspoken=self.unspoken)
-            picture = self.work.load(tools.settings)
-            result = self.analyze(self.channels(picture), self.job)
+            # Nobody else holds the image: the channels that are not wanted are gone before the work begins.
+            result = self.analyze(self.channels(self.work.load(tools.settings)), self.job)
             self.work.enter(Status.SAVING_RESULTS)
             return self.work.deliver(self._save(result))
 
     def channels(self, picture: ImageFile) -> Image:
-        """Return the channels to analyse: those that the job names by index, or all of them.
+        """Return the channels to analyse, and note which in the job."""
+        choice = self.choose(picture)
+        self.work.note(**choice.fields(picture.channel_names))
+        return picture.channels(choice.indexes)
+
+    def choose(self, picture: ImageFile) -> Choice:
+        """Return the channels that the job names by index or name, else all of them.
 
         A grey picture that is saved in colour has one.  A colour picture is refused where nobody said which
         channel to take: its channels are no stains.
         """
-        wanted = [part.strip() for part in self.job.get("channels").split(",") if part.strip()]
-        if wanted:
-            return picture.pixels[..., channel_indexes(wanted, picture.pixels.shape[-1])]
-        if picture.is_rgb and not picture.is_color:
-            return picture.pixels[..., :1]
-        if picture.is_color:
-            raise JobRejected(
-                f"The image {self.work.name!r} is a colour picture: a fluorescence image is expected; "
-                "name one channel in the field 'channels' (0 red, 1 green, 2 blue) to use it all the same"
-            )
-        return picture.pixels
+        wanted = [part for part in self.channel_parts() if part]
+        return named_channels(wanted, picture) if wanted else default_channels(picture)
+
+    def channel_parts(self) -> list[str]:
+        """Return the field `channels`, cut at its commas."""
+        return [part.strip() for part in self.job.get("channels").split(",")]
 
     def predict_with(self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61) -> list[AnyArray]:
         """Return the outputs of a model; `cuts` and `field_size` as in `redis_consumer.consumers.predict`."""
@@ -134,15 +130,3 @@ class Analysis(Protocol):
 
     def __call__(self, image: Image, job: Job, predict: Predict) -> Labels | AnyArray:
         """Return the result for `image`, float32 (T, Y, X, C)."""
-
-
-def channel_indexes(wanted: Sequence[str], available: int) -> list[int]:
-    """Return the field `channels` as indexes; JobRejected names the one that the image does not have."""
-    if len(wanted) > max(available, MOST_CHANNELS):
-        raise JobRejected(f"The field 'channels' names {len(wanted)} channels: allowed are {available}")
-    indexes = []
-    for part in wanted:
-        if not (re.fullmatch(r"[0-9]{1,9}", part) and int(part) < available):
-            raise JobRejected(f"The field 'channels' names {part!r}: allowed are 0 to {available - 1}")
-        indexes.append(int(part))
-    return indexes
