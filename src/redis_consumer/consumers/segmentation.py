@@ -113,9 +113,7 @@ class SegmentationConsumer(ImageFileConsumer):
         wanted = [model for model, part in zip(models, self.channel_parts(), strict=False) if part]
         if not wanted:
             return super().analyze(image, job)
-        return self.segment(
-            [(self.job_model() or model, image[..., i : i + 1]) for i, model in enumerate(wanted)], job
-        )
+        return self.segment([(self.job_model() or model, image[..., i : i + 1]) for i, model in enumerate(wanted)], job)
 
 
 def steps(job: Job, field: str, default: str, table: Mapping[str, Callable[[Given], Made]]) -> Callable[[Given], Made]:
