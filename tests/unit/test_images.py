@@ -506,7 +506,9 @@ class TestChannelNames:
     def test_channels_are_taken_without_copying_the_others(self, tmp_path: Path) -> None:
         image = read_image(self.ome(tmp_path / "x.tif", "", ""))
         taken = image.channels([1])
-        assert (taken.dtype, taken.shape, taken.base) == (np.float32, (1, 9, 11, 1), None)
+        assert taken.shape == (1, 9, 11, 1)
+        assert taken.dtype == np.float32
+        assert taken.base is None
         np.testing.assert_array_equal(taken, image.pixels[..., [1]])
         np.testing.assert_array_equal(image.channels([0, 1]), image.pixels)
 
@@ -553,6 +555,14 @@ class TestPictures:
         picture.save(tmp_path / "x.png")
         image = read_image(tmp_path / "x.png")
         np.testing.assert_array_equal(image.pixels[0, :, :, 0], array)
+
+    def test_transparency_of_a_palette_is_dropped(self, tmp_path: Path) -> None:
+        array = numbers(12, 14, 3, dtype="uint8")
+        picture = PillowImage.fromarray(array).quantize(16)
+        picture.save(tmp_path / "x.png", transparency=bytes(range(16)), bits=4)
+        image = read_image(tmp_path / "x.png")
+        np.testing.assert_array_equal(image.pixels[0], np.asarray(picture.convert("RGB")))
+        assert image.is_color
 
     def test_the_name_says_nothing(self, tmp_path: Path) -> None:
         PillowImage.fromarray(numbers(5, 6, dtype="uint8")).save(tmp_path / "x", format="PNG")

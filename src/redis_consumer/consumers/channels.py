@@ -60,9 +60,10 @@ def default_channels(picture: ImageFile) -> Choice:
     if picture.is_rgb and not picture.is_color:
         return Choice((0,), "metadata")
     if picture.is_rgb:
+        stack = ", or say 'BXY' in 'dimension_order' if its planes are frames" if picture.axes.startswith("S") else ""
         raise JobRejected(
             f"The image {picture.name!r} is a colour picture: a fluorescence image is expected; "
-            "name one channel in the field 'channels' (0 red, 1 green, 2 blue) to use it all the same"
+            f"name one channel in the field 'channels' (0 red, 1 green, 2 blue) to use it all the same{stack}"
         )
     return Choice(tuple(range(picture.stored.shape[-1])), "metadata")
 
