@@ -106,7 +106,7 @@ BAD = [
         tiff(np.stack([SMALL] * 3), metadata={"axes": "TYX"}), dimension_order="XY"),
     bad("a movie of stacks", r"The image 'cells\.tif' has the axes TZYX \(2 x 3 x 60 x 60\): allowed are Y and X, one",
         tiff(np.stack([[SMALL] * 3] * 2), metadata={"axes": "TZYX"})),
-    bad("a page without pixels", r"The image 'cells\.tif' cannot be read: ", tiff(np.zeros((0, 60)))),
+    bad("a page without pixels", r"The image 'cells\.tif' cannot be read: it declares no pixels, shape \(0, 60\)", npy(np.zeros((0, 60)))),
     bad("no numbers", r"The image 'cells\.tif'.*complex64: allowed are real numbers",
         npy(np.ones((9, 9), np.complex64))),
     bad("channel out of range", r"The field 'channels' names '3': allowed are 0 to 0", channels="3"),
