@@ -33,6 +33,8 @@ def outlines(labels: LabelPlane) -> dict[int, list[Polygon]]:
     meets a point twice, and rings of an object touch in single points at most: the polygons are valid in the sense of
     OGC Simple Features, and so in QuPath, PostGIS and shapely.
     """
+    if not labels.any():
+        return {}
     import skimage as ski
 
     pieces = np.pad(ski.measure.label(labels, background=0, connectivity=1), 1)
@@ -73,7 +75,7 @@ def _walks(pieces: npt.NDArray[np.integer]) -> tuple[list[Ring], list[int]]:
     y = rows - 1 + np.isin(sides[turns], (BOTTOM, LEFT))
     corners = np.stack([x, y], axis=1).astype(np.int32)
     ends = np.cumsum(turns)[starts[1:] - 1]
-    return (np.split(corners, ends) if len(starts) else []), pixels[starts].tolist()
+    return np.split(corners, ends), pixels[starts].tolist()
 
 
 def _edges(pieces: npt.NDArray[np.integer]) -> tuple[Indexes, Indexes, Indexes]:
@@ -101,9 +103,9 @@ def _edges(pieces: npt.NDArray[np.integer]) -> tuple[Indexes, Indexes, Indexes]:
 
 def _in_order(following: Indexes) -> tuple[Indexes, Indexes]:
     """Return the members of a permutation cycle by cycle, and where in that order each cycle starts."""
-    step, seen = memoryview(following), bytearray(len(following))
+    step, seen = following.data, bytearray(len(following))
     order = np.empty(len(following), np.int64)
-    place, starts, done = memoryview(order), [], 0
+    place, starts, done = order.data, [], 0
     first = seen.find(0)
     while first >= 0:
         starts.append(done)

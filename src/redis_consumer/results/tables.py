@@ -7,6 +7,7 @@ with the first Parquet file.
 from __future__ import annotations
 
 import csv
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -108,11 +109,13 @@ def write_parquet(table: Mapping[str, Column], path: Path) -> None:
         from arro3.io import write_parquet as write
     except ImportError as error:
         raise MissingExtra("A table as Parquet", "outputs") from error
-    columns = {
-        name: Array(column.tolist(), DataType.string()) if column.dtype.kind == "U" else Array.from_numpy(column)
-        for name, column in table.items()
-    }
-    write(ArrowTable.from_pydict(columns), path, compression="snappy")
+    columns = [
+        Array(column.tolist(), DataType.string()) if column.dtype.kind == "U" else Array.from_numpy(column)
+        for column in table.values()
+    ]
+    content = BytesIO()
+    write(ArrowTable.from_arrays(columns, names=list(table)), content, compression="snappy")
+    path.write_bytes(content.getvalue())  # Python's own errors tell a full disk
 
 
 def _extremes(values: Numbers, index: Numbers, count: int) -> tuple[Numbers, Numbers]:
@@ -123,4 +126,5 @@ def _extremes(values: Numbers, index: Numbers, count: int) -> tuple[Numbers, Num
 
 
 def _sums(values: Column, index: Numbers, count: int) -> npt.NDArray[np.float64]:
-    return np.bincount(index, weights=values, minlength=count)
+    # Of nothing at all numpy counts whole numbers.
+    return np.bincount(index, weights=values, minlength=count).astype(np.float64, copy=False)
