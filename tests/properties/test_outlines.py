@@ -34,13 +34,13 @@ def filled(labels: LabelPlane) -> LabelPlane:
     return painted
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(PLANES)
 def test_outlines_paint_the_label_image(labels: LabelPlane) -> None:
     np.testing.assert_array_equal(filled(labels), labels)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(PLANES)
 def test_outlines_are_valid_and_simplified_without_loss(labels: LabelPlane) -> None:
     for label, polygons in outlines(labels).items():
@@ -58,7 +58,7 @@ def test_outlines_are_valid_and_simplified_without_loss(labels: LabelPlane) -> N
         assert area == np.count_nonzero(labels == label)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(PLANES)
 def test_neighbours_share_their_border(labels: LabelPlane) -> None:
     shapes = [

@@ -72,9 +72,10 @@ def measure(labels: npt.NDArray[np.integer], pixels: Image | None = None) -> Tab
         "right": right + 1,
     }
     for channel in range(0 if pixels is None else pixels.shape[-1]):
-        values = pixels[..., channel].ravel()[where]  # type: ignore[index] # there are none without pixels
-        most = np.full(len(ids), -np.inf, np.float32)
-        np.maximum.at(most, index, values)
+        values = pixels[..., channel].ravel()[where].astype(np.float64)  # type: ignore[index] # none without pixels
+        most = np.full(len(ids), -np.inf)
+        with np.errstate(invalid="ignore"):  # what is no number is passed on
+            np.maximum.at(most, index, values)
         table[f"mean_intensity_{channel}"] = _sums(values, index, len(ids)) / area
         table[f"max_intensity_{channel}"] = most
     return table
@@ -103,7 +104,7 @@ def write_csv(table: Mapping[str, Column], path: Path) -> None:
 
 
 def write_parquet(table: Mapping[str, Column], path: Path) -> None:
-    """Write a table as Parquet: int64, float32 and float64, text.  MissingExtra where arro3 is not installed."""
+    """Write a table as Parquet: int64, float64 and text.  MissingExtra where arro3 is not installed."""
     try:
         from arro3.core import Array, DataType, Table as ArrowTable
         from arro3.io import write_parquet as write
