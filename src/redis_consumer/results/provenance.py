@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from redis_consumer.job import Job
     from redis_consumer.settings import Settings
 
-FORMAT = "redis-consumer provenance 1"
+FORMAT = "kiosk-redis-consumer/provenance/1"
 """Stands in the file; the number changes when a name in it changes its meaning."""
 LIBRARIES = ("numpy", "scipy", "scikit-image", "tifffile", "imagecodecs", "pillow")
 """Those that numbers go through, by their names on PyPI."""
