@@ -49,20 +49,32 @@ class ImageFileConsumer(ImageConsumer):
         """Do the whole job; the result has the size of `image`."""
         return self.segment([(self.job_model() or self.default_model(), image)], job)
 
-    def segment(self, parts: Sequence[tuple[ModelId, Image]], job: Job) -> Labels | AnyArray:
-        """Do the same for each model and its image, all of one size; the results become features (last axis)."""
+    def segment(
+        self, parts: Sequence[tuple[ModelId, Image]], job: Job, names: tuple[str, ...] = ()
+    ) -> Labels | AnyArray:
+        """Do the same for each model and its image, all of one size; the results become features (last axis).
+
+        `names` may say what each of them is.
+        """
         prepare = steps(job, "preprocess_function", self.preprocess, PRE_PROCESSES)
         finish = steps(job, "postprocess_function", self.postprocess, POST_PROCESSES)
         settings = self._tools().settings
         scale = job_scale(job, settings)
         cuts, field_size = whole_number(job, "cuts", 0), whole_number(job, "field_size", 61)
+        self.work.parameters |= {
+            "preprocess_function": job.get("preprocess_function", self.preprocess),
+            "postprocess_function": job.get("postprocess_function", self.postprocess),
+            "scale": scale,
+            "cuts": cuts,
+            "field_size": field_size,
+        }
         check_zoom([image for _, image in parts], scale, settings.max_image_pixels)
         prepared = [(model, understood(prepare, zoomed(image, scale))) for model, image in parts]
         results = []
         for (model, ready), (_, image) in zip(prepared, parts, strict=True):
             made = understood(finish, self.predict_with(model, ready, cuts=cuts, field_size=field_size))
             results.append(unzoomed(made, image.shape[1:3]))
-        return features(results)
+        return features(results, names)
 
     def job_model(self) -> ModelId | None:
         """Return the model that the job names, if it names one."""
@@ -86,7 +98,11 @@ class SegmentationConsumer(ImageFileConsumer):
     def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
         """Segment each role that the job names; without any, the image is nuclei."""
         settings = self._tools().settings
-        roles = (settings.nuclear_model, settings.cytoplasm_model, settings.phase_model)
+        roles = {
+            "nuclei": settings.nuclear_model,
+            "cytoplasm": settings.cytoplasm_model,
+            "phase": settings.phase_model,
+        }
         wanted = [part.strip() for part in job.get("channels").split(",")]
         if len(wanted) > len(roles):
             raise JobRejected(
@@ -94,12 +110,14 @@ class SegmentationConsumer(ImageFileConsumer):
             )
         if not any(wanted):
             return super().analyze(image, job)
-        parts = [
-            (self.job_model() or role, image[..., index : index + 1])
+        chosen = {
+            role: index
             for role, part in zip(roles, wanted, strict=False)
             for index in channel_indexes([part] if part else [], image.shape[-1])
-        ]
-        return self.segment(parts, job)
+        }
+        self.work.parameters["channels"] = chosen
+        parts = [(self.job_model() or roles[role], image[..., i : i + 1]) for role, i in chosen.items()]
+        return self.segment(parts, job, tuple(chosen))
 
 
 def steps(job: Job, field: str, default: str, table: Mapping[str, Callable[[Given], Made]]) -> Callable[[Given], Made]:
@@ -164,7 +182,13 @@ def unzoomed(result: AnyArray, shape: tuple[int, ...]) -> AnyArray:
     return resize(result, (shape[0], shape[1]), labels=np.issubdtype(result.dtype, np.integer))
 
 
-def features(results: Sequence[AnyArray]) -> Labels | AnyArray:
-    """Join results along the last axis: label images if all are whole numbers, else maps."""
+def features(results: Sequence[AnyArray], names: tuple[str, ...] = ()) -> Labels | AnyArray:
+    """Join results along the last axis: label images if all are whole numbers, else maps.
+
+    `names` count where each result is one feature.
+    """
     joined = results[0] if len(results) == 1 else np.concatenate(results, axis=-1)
-    return Labels(cast("npt.NDArray[np.integer]", joined)) if np.issubdtype(joined.dtype, np.integer) else joined
+    if not np.issubdtype(joined.dtype, np.integer):
+        return joined
+    fitting = names if len(names) == joined.shape[-1] else ()
+    return Labels(cast("npt.NDArray[np.integer]", joined), fitting)
