@@ -6,10 +6,15 @@ columns, channels, each axis present.  Knows no files, models or Redis.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Image = npt.NDArray[np.float32]
 """float32, shape (T, Y, X, C)."""
@@ -21,21 +26,34 @@ class Labels:
     """Label images: 0 is background, every other value one object.
 
     `array` holds integers of shape (T, Y, X, C): one label image for each frame and for each feature
-    (compartment, channel role) C.
+    (compartment, channel role) C.  `names` may say what each feature is, in letters, digits, ``_`` and ``-``.
     """
 
     array: npt.NDArray[np.integer]
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4:  # noqa: PLR2004 - the four axes of the layout
             raise ValueError(f"labels have shape {self.array.shape}: expected are four axes (T, Y, X, C)")
         if not np.issubdtype(self.array.dtype, np.integer):
             raise ValueError(f"labels have dtype {self.array.dtype}: expected is an integer type")
+        if self.names and len(self.names) != self.array.shape[-1]:
+            raise ValueError(f"labels have {self.array.shape[-1]} features, named are {len(self.names)}: {self.names}")
+        if len(set(self.names)) < len(self.names) or not all(re.fullmatch(r"[\w-]{1,100}", n) for n in self.names):
+            raise ValueError(f"features are named {self.names}: expected are different words of letters, digits, _, -")
+
+    def name_of(self, feature: int) -> str:
+        """Return what a feature is called: ``feature_<index>`` where nobody named it."""
+        return self.names[feature] if self.names else f"feature_{feature}"
+
+    def planes(self) -> Iterator[tuple[int, int, npt.NDArray[np.integer]]]:
+        """Yield the index of a frame, that of a feature, and the label image (Y, X) of both; frames first."""
+        for frame, feature in np.ndindex(self.array.shape[0], self.array.shape[-1]):
+            yield frame, feature, self.array[frame, ..., feature]
 
     def count(self) -> int:
         """Return the number of objects, all frames and features together."""
-        frames = np.moveaxis(self.array, -1, 1).reshape(-1, *self.array.shape[1:3])
-        return sum(int(np.count_nonzero(np.unique(frame))) for frame in frames)
+        return sum(int(np.count_nonzero(np.unique(plane))) for _, _, plane in self.planes())
 
 
 def as_image(array: AnyArray, axes: str) -> Image:

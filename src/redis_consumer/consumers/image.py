@@ -9,20 +9,25 @@ import tempfile
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from redis_consumer.arrays import Labels
+from redis_consumer.consumers.account import Account
 from redis_consumer.consumers.base import TensorFlowServingConsumer
 from redis_consumer.consumers.channels import Choice, default_channels, named_channels
 from redis_consumer.consumers.predict import Predictor
 from redis_consumer.consumers.work import Work
+from redis_consumer.images.pixel_size import pixel_size_um
 from redis_consumer.job import ModelId, Status
-from redis_consumer.results import save_labels, save_maps
+from redis_consumer.results import save_labels, save_maps, writing
+from redis_consumer.results.extras import FILES, PROVENANCE, Seen, write_extras
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from redis_consumer.archives import Entry
     from redis_consumer.arrays import AnyArray, Image
     from redis_consumer.images import ImageFile
     from redis_consumer.job import Job
+    from redis_consumer.settings.schema import ExtraOutput
 
 
 class Predict(Protocol):
@@ -43,6 +48,7 @@ class ImageConsumer(TensorFlowServingConsumer):
     """Name of each file in the result archive."""
 
     work: Work
+    _account: Account
 
     def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
         """Return label images for `image`, float32 (T, Y, X, C); or any array of the same axes, saved as it is.
@@ -60,15 +66,18 @@ class ImageConsumer(TensorFlowServingConsumer):
         tools = self._tools()
         with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
             self.work = Work(self.job, tools.jobs, self.storage, folder, unspoken=self.unspoken)
-            # Nobody else holds the image: the channels that are not wanted are gone before the work begins.
-            result = self.analyze(self.channels(self.work.load(tools.settings)), self.job)
+            self._account = Account(tools)
+            picture = self.work.load(tools.settings)
+            result = self.analyze(self.channels(picture), self.job)
             self.work.enter(Status.SAVING_RESULTS)
-            return self.work.deliver(self._save(result))
+            return self.work.deliver(self._save(result), self.extras(picture, result))
 
     def channels(self, picture: ImageFile) -> Image:
         """Return the channels to analyse, and note which in the job."""
         choice = self.choose(picture)
         self.work.note(**choice.fields(picture.channel_names))
+        if choice.origin == "job":
+            self.work.parameters.setdefault("channels", choice.indexes)
         return picture.channels(choice.indexes)
 
     def choose(self, picture: ImageFile) -> Choice:
@@ -92,10 +101,29 @@ class ImageConsumer(TensorFlowServingConsumer):
         predictor = Predictor(
             tools.models, settings.tf_max_batch_size, settings.tf_min_model_size, tools.limits, self.work.progress
         )
-        outputs = predictor(model, image, cuts=cuts, field_size=field_size)
+        with self._account.watching(model):
+            outputs = predictor(model, image, cuts=cuts, field_size=field_size)
         self.work.note(predict_retries=len(tools.retries))
         self.work.enter(Status.POST_PROCESSING)
         return outputs
+
+    def extras(self, picture: ImageFile, result: object) -> dict[ExtraOutput, Path]:
+        """Write what `EXTRA_OUTPUTS` asks for and this result has; return the file, or folder, of each.
+
+        `result` is of any type; which has what stands in `redis_consumer.results.extras`.
+        """
+        wanted, folder = self._tools().settings.extra_outputs, self.work.folder / "extras"
+        if not wanted:
+            return {}
+        frame_axis = "z" if "Z" in picture.axes else "t"
+        seen = Seen(picture.pixels, frame_axis, pixel_size_um(self.work.input))
+        written = write_extras(result, seen, wanted, folder)
+        if PROVENANCE in wanted:
+            text = self._account.told(self, self.work, picture, seen, result).to_json()
+            with writing(folder, FILES[PROVENANCE]) as path:
+                path.write_text(text, encoding="utf-8")
+            written[PROVENANCE] = path
+        return written
 
     def default_model(self) -> ModelId:
         """Return the model of this type, or the setting `NUCLEAR_MODEL`."""
