@@ -31,8 +31,11 @@ def test_consumers() -> None:
         "Consumer",
         "ImageConsumer",
         "ImageFileConsumer",
+        "MesmerConsumer",
+        "MultiplexConsumer",
         "Predict",
         "SegmentationConsumer",
+        "SpotConsumer",
         "TensorFlowServingConsumer",
         "Tools",
         "consumer",
@@ -41,7 +44,7 @@ def test_consumers() -> None:
 
 
 def test_consumer_types() -> None:
-    assert set(CONSUMERS) == {"image", "segmentation"}
+    assert set(CONSUMERS) == {"image", "segmentation", "mesmer", "multiplex", "spot"}
     assert all(issubclass(consumer_type, Consumer) for consumer_type in CONSUMERS.values())
 
 

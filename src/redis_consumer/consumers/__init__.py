@@ -6,14 +6,22 @@ from typing import TYPE_CHECKING
 
 from redis_consumer.consumers.base import Consumer, TensorFlowServingConsumer, Tools
 from redis_consumer.consumers.image import ImageConsumer, Predict, consumer
+from redis_consumer.consumers.mesmer import MesmerConsumer
 from redis_consumer.consumers.segmentation import ImageFileConsumer, SegmentationConsumer
+from redis_consumer.consumers.spot import SpotConsumer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MultiplexConsumer = MesmerConsumer
+"""The name until 2021."""
+
 CONSUMERS: Mapping[str, type[Consumer]] = {
     "image": ImageFileConsumer,
     "segmentation": SegmentationConsumer,
+    "mesmer": MesmerConsumer,
+    "multiplex": MesmerConsumer,
+    "spot": SpotConsumer,
 }
 """The built-in consumer types, by the value of `CONSUMER_TYPE`."""
 
@@ -22,8 +30,11 @@ __all__ = [
     "Consumer",
     "ImageConsumer",
     "ImageFileConsumer",
+    "MesmerConsumer",
+    "MultiplexConsumer",
     "Predict",
     "SegmentationConsumer",
+    "SpotConsumer",
     "TensorFlowServingConsumer",
     "Tools",
     "consumer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from redis_consumer.consumers.image import ImageConsumer
 from redis_consumer.consumers.predict import image_axes, only_input
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import Status
-from redis_consumer.processing import POST_PROCESSES, PRE_PROCESSES, chain, warm_up
+from redis_consumer.processing import POST_PROCESSES, PRE_PROCESSES, chain, takes_boxes, warm_up
 from redis_consumer.processing.rescale import resize, scaled_size
 
 if TYPE_CHECKING:
@@ -23,13 +24,18 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from redis_consumer.arrays import AnyArray, Image
+    from redis_consumer.arrays import AnyArray, Image, Result
     from redis_consumer.images import ImageFile
     from redis_consumer.job import Job, ModelId
     from redis_consumer.settings import Settings
 
 ROLES = ("nuclei", "cytoplasm", "phase")
 """What the positions of `channels` stand for on the segmentation queue."""
+LABELS = ("nuclei", "phase", "cytoplasm")
+"""What the numbers of the field `label` stand for, from 0: as they were while consumers read it.
+
+The Kiosk's last release counts phase and cytoplasm the other way round, in tables that nothing uses.
+"""
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -40,7 +46,8 @@ class ImageFileConsumer(ImageConsumer):
 
     Fields of the job, each with a default where it is blank: `model_name` and `model_version`, `scale`,
     `preprocess_function` and `postprocess_function` (names of `redis_consumer.processing`, joined by commas),
-    `cuts` and `field_size`, `channels`, `dimension_order`.
+    `cuts` and `field_size`, `channels`, `dimension_order`; and `label`, what the image shows, which chooses the
+    model where no other is named.
     """
 
     preprocess: ClassVar[str] = "histogram_normalization"
@@ -51,38 +58,78 @@ class ImageFileConsumer(ImageConsumer):
         """Load the libraries of the array functions."""
         warm_up()
 
-    def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
+    def analyze(self, image: Image, job: Job) -> Result:
         """Do the whole job; the result has the size of `image`."""
-        return self.segment([(self.job_model() or self.default_model(), image)], job)
+        return self.segment([(self.job_model() or self.labelled_model(job, image), image)], job)
 
-    def segment(
-        self, parts: Sequence[tuple[ModelId, Image]], job: Job, names: tuple[str, ...] = ()
-    ) -> Labels | AnyArray:
+    def segment(self, parts: Sequence[tuple[ModelId, Image]], job: Job, names: tuple[str, ...] = ()) -> Result:
         """Do the same for each model and its image, all of one size; the results become features (last axis).
 
         `names` may say what each of them is.
         """
-        prepare = steps(job, "preprocess_function", self.preprocess, PRE_PROCESSES)
-        finish = steps(job, "postprocess_function", self.postprocess, POST_PROCESSES)
-        settings = self._tools().settings
-        scale = job_scale(job, settings)
-        cuts, field_size = whole_number(job, "cuts", 0), whole_number(job, "field_size", 61)
-        self.work.parameters |= {
+        names_of_steps = {
             "preprocess_function": job.get("preprocess_function", self.preprocess),
             "postprocess_function": job.get("postprocess_function", self.postprocess),
-            "scale": scale,
-            "cuts": cuts,
-            "field_size": field_size,
         }
-        check_zoom([image for _, image in parts], scale, settings.max_image_pixels)
+        prepare = steps(job, "preprocess_function", self.preprocess, PRE_PROCESSES)
+        finish = partial(steps, job, "postprocess_function", self.postprocess, POST_PROCESSES)
+        finish()  # a name that is none is refused before anything is predicted
+        cuts, field_size = whole_number(job, "cuts", 0), whole_number(job, "field_size", 61)
+        boxes = takes_boxes(names_of_steps["postprocess_function"])
+        if boxes and cuts:
+            raise JobRejected(f"The field 'cuts' is {cuts}: allowed is 0 where boxes are predicted")
+        scale = self.scale(job, parts[0][1])
+        self.work.parameters |= {**names_of_steps, "scale": scale, "cuts": cuts, "field_size": field_size}
+        check_zoom([image for _, image in parts], scale, self._tools().settings.max_image_pixels)
         prepared = deque(understood(prepare, zoomed(image, scale)) for _, image in parts)
         results = []
         for model, image in parts:
             # Taken out: the image for one model need not be there while the labels of the next one are made.
-            outputs = self.predict_with(model, prepared.popleft(), cuts=cuts, field_size=field_size)
-            results.append(unzoomed(understood(finish, outputs), image.shape[1:3]))
-            del outputs
+            ready = prepared.popleft()
+            if boxes:
+                ready = self.predictor().fitted(model, ready)
+                outputs = self.predict_whole(model, ready)
+            else:
+                outputs = self.predict_with(model, ready, cuts=cuts, field_size=field_size)
+            labels = understood(finish(size=(ready.shape[1], ready.shape[2])), outputs)
+            del ready, outputs
+            results.append(unzoomed(labels, image.shape[1:3]))
         return features(results, names)
+
+    def scale(self, job: Job, image: Image) -> float:
+        """Return the job's zoom; where it is blank that which a model finds, if the settings say so, else 1."""
+        settings = self._tools().settings
+        if job.get("scale") or not settings.scale_detect_enabled:
+            return job_scale(job, settings)
+        model = settings.scale_detect_model
+        scale = understood(lambda seen: self.predictor().detect_scale(model, seen), image)
+        if not settings.min_scale <= scale <= settings.max_scale:
+            raise JobRejected(
+                f"The model {model} finds the scale {scale:g}: allowed is a number from {settings.min_scale:g} to "
+                f"{settings.max_scale:g}; name one in the field 'scale'"
+            )
+        self.work.note(scale=scale)
+        return scale
+
+    def labelled_model(self, job: Job, image: Image) -> ModelId:
+        """Return the model for what the job's `label` says; where it is blank, for what a model sees, or the default.
+
+        A type with a model of its own has that for every label.
+        """
+        settings = self._tools().settings
+        if self.model or not (job.get("label") or settings.label_detect_enabled):
+            return self.default_model()
+        return (settings.nuclear_model, settings.phase_model, settings.cytoplasm_model)[self.label(job, image)]
+
+    def label(self, job: Job, image: Image) -> int:
+        """Return what the image shows, an index into `LABELS`: the job's word, else what a model sees."""
+        if text := job.get("label"):
+            return checked_label(text, f"The field 'label' is {text!r}")
+        model = self._tools().settings.label_detect_model
+        label = understood(lambda seen: self.predictor().detect_label(model, seen), image)
+        checked_label(str(label), f"The model {model} finds the label {label}")
+        self.work.note(label=label)
+        return label
 
     def choose(self, picture: ImageFile) -> Choice:
         """Return the channels that the job names; else all, or the nuclei's where the model takes one channel."""
@@ -92,11 +139,6 @@ class ImageFileConsumer(ImageConsumer):
         model = self.job_model() or self.default_model()
         _, _, taken = image_axes(model, only_input(model, self._inputs(model)))
         return nuclear_channel(picture) if taken == 1 else choice
-
-    def job_model(self) -> ModelId | None:
-        """Return the model that the job names, if it names one."""
-        name = self.job.get("model_name")
-        return self.model_id(name, self.job.get("model_version")) if name else None
 
 
 class SegmentationConsumer(ImageFileConsumer):
@@ -123,21 +165,27 @@ class SegmentationConsumer(ImageFileConsumer):
         self.work.parameters["channels"] = {role: index for role, index in roles if index is not None}
         return choice
 
-    def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
+    def analyze(self, image: Image, job: Job) -> Result:
         """Segment each role that the job names, its channel taken in turn; without any, the image is nuclei."""
         settings = self._tools().settings
         models = (settings.nuclear_model, settings.cytoplasm_model, settings.phase_model)
         wanted = {r: m for r, m, part in zip(ROLES, models, self.channel_parts(), strict=False) if part}
         if not wanted:
-            return super().analyze(image, job)
+            return self.segment([(self.job_model() or self.default_model(), image)], job)
         parts = [(self.job_model() or model, image[..., i : i + 1]) for i, model in enumerate(wanted.values())]
         return self.segment(parts, job, tuple(wanted))
 
 
-def steps(job: Job, field: str, default: str, table: Mapping[str, Callable[[Given], Made]]) -> Callable[[Given], Made]:
-    """Return the chain of steps that a field of the job names."""
+def steps(
+    job: Job,
+    field: str,
+    default: str,
+    table: Mapping[str, Callable[[Given], Made]],
+    size: tuple[int, int] | None = None,
+) -> Callable[[Given], Made]:
+    """Return the chain of steps that a field of the job names; `size` are the rows and columns of the image."""
     try:
-        return chain(job.get(field, default), table, field)
+        return chain(job.get(field, default), table, field, size)
     except ValueError as error:
         raise JobRejected(str(error)) from None
 
@@ -162,6 +210,14 @@ def job_scale(job: Job, settings: Settings) -> float:
             f"The field 'scale' is {text!r}: allowed is a number from {settings.min_scale:g} to {settings.max_scale:g}"
         )
     return scale
+
+
+def checked_label(text: str, given: str) -> int:
+    """Return `text` as an index into `LABELS`; JobRejected begins with `given` where it is none."""
+    allowed = {str(number): number for number in range(len(LABELS))}
+    if text not in allowed:
+        raise JobRejected(f"{given}: allowed are " + ", ".join(f"{i} ({what})" for i, what in enumerate(LABELS)))
+    return allowed[text]
 
 
 def whole_number(job: Job, field: str, default: int) -> int:
@@ -196,7 +252,7 @@ def unzoomed(result: AnyArray, shape: tuple[int, ...]) -> AnyArray:
     return resize(result, (shape[0], shape[1]), labels=np.issubdtype(result.dtype, np.integer))
 
 
-def features(results: Sequence[AnyArray], names: tuple[str, ...] = ()) -> Labels | AnyArray:
+def features(results: Sequence[AnyArray], names: tuple[str, ...] = ()) -> Result:
     """Join results along the last axis: label images if all are whole numbers, else maps.
 
     `names` count where each result is one feature.
