@@ -39,7 +39,9 @@ class MesmerConsumer(ImageFileConsumer):
 
     def load(self) -> ImageFile:
         """Return the job's image; pages that nobody explains are its channels."""
-        picture = pages_as_channels(super().load())
+        picture = super().load()
+        if not self.job.get("dimension_order"):
+            picture = pages_as_channels(picture)
         self.work.note(image_axes=picture.axes, image_axes_from=picture.axes_from, dim_order=dim_order(picture))
         return picture
 
@@ -73,7 +75,7 @@ class MesmerConsumer(ImageFileConsumer):
 
 
 def pages_as_channels(picture: ImageFile) -> ImageFile:
-    """Return an image of one channel and several frames as one of several channels, unless the job calls them frames.
+    """Return an image of one channel and several frames, of which the job says nothing, as one of several channels.
 
     Tissue comes as one field in many stains, mostly as a page each.  Of an image that says nothing the shortest of the
     three axes is that of the channels.  Of one that says it has frames these are, where there are two: many programs

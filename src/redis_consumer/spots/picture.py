@@ -40,5 +40,4 @@ def _grey(image: Plane) -> Picture:
 def _ring() -> npt.NDArray[np.int64]:
     """Return the places of a circle's pixels, (M, 2), from its centre."""
     offsets: npt.NDArray[np.int64] = np.mgrid[-RADIUS : RADIUS + 1, -RADIUS : RADIUS + 1].reshape(2, -1).T
-    on_it = np.rint(np.hypot(*offsets.T)) == RADIUS
-    return offsets[on_it]
+    return offsets.compress(np.rint(np.hypot(*offsets.T)) == RADIUS, axis=0)
