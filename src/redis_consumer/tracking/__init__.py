@@ -1,0 +1,2 @@
+"""Tracking."""
+from redis_consumer.tracking.linking import link

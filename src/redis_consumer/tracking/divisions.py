@@ -1,0 +1,92 @@
+"""Divisions: a new cell beside one that shrank, with the parent's place in the middle between the two."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from redis_consumer.tracking.assignment import assign, pairs_within
+from redis_consumer.tracking.population import inverse
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from redis_consumer.tracking.population import Population
+
+    Indices = npt.NDArray[np.intp]
+    Doubles = npt.NDArray[np.float64]
+
+MOST_SHRUNK, LEAST_KEPT = 0.85, 0.5
+"""A daughter has at most the one share of its parent's area, both together at least the other."""
+MOST_UNEQUAL = 2.0
+"""Times as large as the other is a daughter at most."""
+OFF_CENTRE = 0.6
+"""Of the parent's diameter lies the middle between the daughters at most away from its place."""
+APART = 3.0
+"""Diameters of the parent are the daughters at most apart."""
+FRAMES = 3
+"""Whose median is a cell's size: one outline too large or small makes no division."""
+
+
+def find_divisions(
+    cells: Population, after: Indices, mothers: Indices, max_distance: float
+) -> tuple[Indices, Indices]:
+    """Return the cells that begin a track as a daughter, and the parent of each.
+
+    `after` links cells to their next ones (-1: none), `mothers` names the parents of daughters known already.  The
+    parent is still linked to its other daughter.  Daughters lie within `max_distance` of the parent.
+    """
+    before = inverse(after)
+    begins = np.flatnonzero((before < 0) & (mothers < 0) & (cells.frames > 0))
+    second = np.flatnonzero(before >= 0)
+    pairs = [_candidates(cells, begins, second, before, t, max_distance) for t in np.unique(cells.frames[begins])]
+    if not pairs:
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    daughters, sisters = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    parents = before[sisters]
+    costs = _costs(cells, daughters, sisters, parents, after, before)
+    likely = np.isfinite(costs)
+    daughters, parents, costs = daughters[likely], parents[likely], costs[likely]
+    found = assign(daughters, parents, costs, OFF_CENTRE + np.log(MOST_UNEQUAL), (len(cells), len(cells)))
+    chosen = np.flatnonzero(found >= 0)
+    return chosen, found[chosen]
+
+
+def _candidates(
+    cells: Population, begins: Indices, second: Indices, before: Indices, t: int, max_distance: float
+) -> tuple[Indices, Indices]:
+    """Return pairs of a beginning and a continued cell in frame `t`, whose earlier place is near the beginning."""
+    new, old = (rows[cells.frames[rows] == t] for rows in (begins, second))
+    i, j, _ = pairs_within(cells.centroids[new], cells.centroids[before[old]], max_distance)
+    return new[i], old[j]
+
+
+def _costs(
+    cells: Population, daughters: Indices, sisters: Indices, parents: Indices, after: Indices, before: Indices
+) -> Doubles:
+    """Return how unlike a division each candidate is; infinite for what cannot be one."""
+    size, diameter = _sizes(cells, parents, before), cells.diameters[parents]
+    sizes = np.stack([_sizes(cells, daughters, after), _sizes(cells, sisters, after)])
+    places = np.stack([cells.centroids[daughters], cells.centroids[sisters]])
+    off_centre = np.linalg.norm(places.mean(axis=0) - cells.centroids[parents], axis=-1) / diameter
+    unequal = np.abs(np.log(sizes[0] / sizes[1]))
+    likely = (
+        (sizes.max(axis=0) <= MOST_SHRUNK * size)
+        & (sizes.sum(axis=0) >= LEAST_KEPT * size)
+        & (np.linalg.norm(places[0] - places[1], axis=-1) <= APART * diameter)
+        & (off_centre <= OFF_CENTRE)
+        & (unequal <= np.log(MOST_UNEQUAL))
+    )
+    return np.where(likely, off_centre + unequal, np.inf)
+
+
+def _sizes(cells: Population, rows: Indices, links: Indices) -> Doubles:
+    """Return the median area of each cell and its next ones along `links`."""
+    areas = np.full((FRAMES, len(rows)), np.nan)
+    for area in areas:
+        known = rows >= 0
+        area[known] = cells.areas[rows[known]]
+        rows = np.where(known, links[rows], -1)
+    medians: Doubles = np.nanmedian(areas, axis=0)
+    return medians
