@@ -48,9 +48,9 @@ def find_divisions(
     costs = _costs(cells, daughters, sisters, parents, after, before)
     likely = np.isfinite(costs)
     daughters, parents, costs = daughters[likely], parents[likely], costs[likely]
-    found = assign(daughters, parents, costs, OFF_CENTRE + np.log(MOST_UNEQUAL), (len(cells), len(cells)))
-    chosen = np.flatnonzero(found >= 0)
-    return chosen, found[chosen]
+    (new, i), (old, j) = (np.unique(side, return_inverse=True) for side in (daughters, parents))
+    found = assign(i, j, costs, OFF_CENTRE + np.log(MOST_UNEQUAL), (len(new), len(old)))
+    return new[found >= 0], old[found[found >= 0]]
 
 
 def _candidates(
