@@ -6,6 +6,7 @@ The vectors lie in `shared/parity` beside the checkout.  The models are the fake
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import scipy
 
+from redis_consumer.results.tracks import lineage
+from redis_consumer.results.trk import load_trk
 from redis_consumer.tracking.features import Crops, features_of, normalized
 from redis_consumer.tracking.learned import Rules, costs, track
 
@@ -75,10 +78,8 @@ def rules_of(params: Mapping[str, Any]) -> Rules:
     })
 
 
-def lineage_of(tracks: Tracks) -> dict[str, Any]:
-    from redis_consumer.results.tracks import lineage_json
-
-    return json.loads(lineage_json(tracks))
+def as_json(tracks: Tracks) -> Any:
+    return json.loads(json.dumps(lineage(tracks)))
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -109,10 +110,33 @@ def test_the_tracks_of_a_movie_are_those_of_the_original(name: str) -> None:
     compared: list[Mapping[str, Array]] = []
     tracks = track(inputs["X"].astype(np.float32), inputs["y"][..., 0], encoder(encoded), comparer(compared), rules)
     np.testing.assert_array_equal(tracks.array[..., None], expected["y_tracked"])
-
+    assert as_json(tracks) == json.loads(str(expected["tracks_json"]))
+    shapes = [
+        [list(call[name].shape) for name in ("current_embeddings", "current_centroids", "future_embeddings", "future_centroids")]
+        for call in (compared[0], compared[-1])
+    ]
+    assert shapes == json.loads(str(expected["inference_shapes_first_last"]))
     (first,) = encoded
     for key, tensor in (("adj", "encoder_adj_input"), ("centroid", "encoder_centroid_input"), ("morph", "encoder_morph_input")):
         np.testing.assert_allclose(first[tensor], expected[f"encoder_{key}"], atol=1e-4)
     assert first["encoder_app_input"].shape == tuple(expected["encoder_app_shape"])
     same = comparer([])(compared[0])[0, 0, ..., 0]
     np.testing.assert_allclose(costs(same, rules.birth, rules.death), expected["cost_matrix_frame1"], atol=1e-5)
+
+
+def test_the_track_file_of_the_original_is_read_and_says_the_same() -> None:
+    expected = arrays_of(CASES["track_mov5"], "outputs")
+    ((movie, tracks),) = load_trk(PARITY / "tracked.trk")
+    np.testing.assert_array_equal(movie, arrays_of(CASES["track_mov5"], "inputs")["X"])
+    np.testing.assert_array_equal(tracks.array[..., None], expected["y_tracked"])
+    assert as_json(tracks) == json.loads(str(expected["tracks_json"]))
+
+
+def test_the_track_file_with_two_movies_is_read() -> None:
+    movies = load_trk(PARITY / "two.trks")
+    assert len(movies) == 2
+    assert all(movie.shape[:3] == tracks.array.shape for movie, tracks in movies)
+    with tarfile.open(PARITY / "two.trks") as archive:
+        file = archive.extractfile("lineages.json")
+        assert file
+        assert [as_json(tracks) for _, tracks in movies] == json.load(file)
