@@ -17,16 +17,22 @@ if TYPE_CHECKING:
     Indices = npt.NDArray[np.intp]
     Doubles = npt.NDArray[np.float64]
 
-MOST_SHRUNK, LEAST_KEPT = 0.85, 0.5
-"""A daughter has at most the one share of its parent's area, both together at least the other."""
+MOST_SHRUNK = 0.75
+"""A daughter has at most this share of its parent's area before it rounded up."""
+LEAST_KEPT = 0.5
+"""Both daughters together have at least this share of the area that the parent had last."""
 MOST_UNEQUAL = 2.0
 """Times as large as the other is a daughter at most."""
 OFF_CENTRE = 0.6
 """Of the parent's diameter lies the middle between the daughters at most away from its place."""
+MOST_COST = 10.0
+"""More than any candidate costs: what can be a division is one."""
 APART = 3.0
 """Diameters of the parent are the daughters at most apart."""
 FRAMES = 3
 """Whose median is a cell's size: one outline too large or small makes no division."""
+FRAMES_BEFORE, QUARTILE = 10, 0.75
+"""A cell is small while its chromosomes are condensed; before, it had the upper quartile of these frames' areas."""
 
 
 def find_divisions(
@@ -49,7 +55,7 @@ def find_divisions(
     likely = np.isfinite(costs)
     daughters, parents, costs = daughters[likely], parents[likely], costs[likely]
     (new, i), (old, j) = (np.unique(side, return_inverse=True) for side in (daughters, parents))
-    found = assign(i, j, costs, OFF_CENTRE + np.log(MOST_UNEQUAL), (len(new), len(old)))
+    found = assign(i, j, costs, MOST_COST, (len(new), len(old)))
     return new[found >= 0], old[found[found >= 0]]
 
 
@@ -66,27 +72,31 @@ def _costs(
     cells: Population, daughters: Indices, sisters: Indices, parents: Indices, after: Indices, before: Indices
 ) -> Doubles:
     """Return how unlike a division each candidate is; infinite for what cannot be one."""
+    full = _sizes(cells, parents, before, FRAMES_BEFORE, QUARTILE)
     size, diameter = _sizes(cells, parents, before), cells.diameters[parents]
     sizes = np.stack([_sizes(cells, daughters, after), _sizes(cells, sisters, after)])
     places = np.stack([cells.centroids[daughters], cells.centroids[sisters]])
     off_centre = np.linalg.norm(places.mean(axis=0) - cells.centroids[parents], axis=-1) / diameter
     unequal = np.abs(np.log(sizes[0] / sizes[1]))
     likely = (
-        (sizes.max(axis=0) <= MOST_SHRUNK * size)
+        (sizes.max(axis=0) <= MOST_SHRUNK * full)
         & (sizes.sum(axis=0) >= LEAST_KEPT * size)
         & (np.linalg.norm(places[0] - places[1], axis=-1) <= APART * diameter)
         & (off_centre <= OFF_CENTRE)
         & (unequal <= np.log(MOST_UNEQUAL))
     )
-    return np.where(likely, off_centre + unequal, np.inf)
+    kept = np.abs(np.log(sizes.sum(axis=0) / size))
+    return np.where(likely, off_centre + unequal + kept, np.inf)
 
 
-def _sizes(cells: Population, rows: Indices, links: Indices) -> Doubles:
-    """Return the median area of each cell and its next ones along `links`."""
-    areas = np.full((FRAMES, len(rows)), np.nan)
+def _sizes(
+    cells: Population, rows: Indices, links: Indices, frames: int = FRAMES, quantile: float = 0.5
+) -> Doubles:
+    """Return a quantile of the areas that each cell has in so many frames along `links`."""
+    areas = np.full((frames, len(rows)), np.nan)
     for area in areas:
         known = rows >= 0
         area[known] = cells.areas[rows[known]]
         rows = np.where(known, links[rows], -1)
-    medians: Doubles = np.nanmedian(areas, axis=0)
-    return medians
+    sizes: Doubles = np.nanquantile(areas, quantile, axis=0)
+    return sizes

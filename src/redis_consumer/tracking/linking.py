@@ -49,7 +49,6 @@ def link(labels: Integers, *, max_distance: float = MAX_DISTANCE) -> Tracks:
     reach = reaches(cells, len(movie), max_distance)
     after = _frame_to_frame(cells, reach)
     mothers = np.full(len(cells), -1)
-    _divide(cells, after, mothers, max_distance)
     _close_gaps(cells, after, mothers, reach)
     _divide(cells, after, mothers, max_distance)
     return tracks_of(movie, cells, inverse(after), mothers)
