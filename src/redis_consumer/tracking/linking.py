@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 MAX_DISTANCE = 50.0
 MOST_MISSED = 2
 """Frames in a row in which a cell may be missed without losing its track."""
-USUAL_SHARE = 0.9
-"""Of the cells move at most the usual distance."""
-REACH = 3.0
-"""Usual distances that a cell may move."""
+USUAL_SHARE, USUAL_REACH = 0.9, 3.0
+"""Of the cells in a movie move at most the usual distance; and how many times that a cell may move."""
+MEDIAN_REACH = 6.0
+"""How many times the median between two frames a cell may move."""
 MOST_GROWTH = 2.0
 """Times as large, or as small, a cell may be after a gap."""
 
@@ -57,16 +57,17 @@ def link(labels: Integers, *, max_distance: float = MAX_DISTANCE) -> Tracks:
 def reaches(cells: Population, frames: int, max_distance: float) -> Doubles:
     """Return how far a cell may move from each frame to the next, (frames - 1,), at most `max_distance`.
 
-    That is three times what cells usually move, estimated from those that are each other's nearest, in the whole
-    movie and, since a stage may jump, between the two frames; but at least a cell's diameter.
+    It may move thrice as far as cells of this movie usually do.  That is estimated from cells that are each other's
+    nearest; where a stage jumps, all move, and the median between the two frames says how far.  A cell's diameter is
+    always allowed.
     """
     moves = [_sure_moves(cells, t) for t in range(frames - 1)]
     pooled = np.concatenate(moves)
     if not pooled.size:
         return np.full(frames - 1, max_distance)
-    usual = np.quantile(pooled, USUAL_SHARE)
-    own = np.array([np.quantile(move, USUAL_SHARE) if move.size else 0 for move in moves])
-    return np.minimum(np.maximum(REACH * np.maximum(own, usual), np.median(cells.diameters)), max_distance)
+    usual = max(USUAL_REACH * np.quantile(pooled, USUAL_SHARE), np.median(cells.diameters))
+    jumps = np.array([MEDIAN_REACH * np.median(move) if move.size else 0 for move in moves])
+    return np.minimum(np.maximum(jumps, usual), max_distance)
 
 
 def _sure_moves(cells: Population, t: int) -> Doubles:
