@@ -33,7 +33,7 @@ MANIFEST: dict[str, Any] = json.loads((PARITY / "manifest.json").read_text()) if
 CASES = {case["id"]: case for case in MANIFEST["cases"] if case["file"] == "tracker.npz"}
 FEATURES = [name for name, case in CASES.items() if case["function"].endswith("get_image_features")]
 MOVIES = [name for name, case in CASES.items() if case["function"] == "CellTracker"]
-APPEARANCE_DIM = 32
+COMPARED = ("current_embeddings", "current_centroids", "future_embeddings", "future_centroids")
 
 pytestmark = pytest.mark.skipif(not CASES, reason="no reference data in ../shared/parity beside the checkout")
 
@@ -67,15 +67,13 @@ def comparer(seen: list[Mapping[str, Array]]) -> Any:
     return compare
 
 
+def crops_of(params: Mapping[str, Any]) -> Crops:
+    return Crops(params.get("appearance_dim", 32), params.get("crop_mode", "resize"), params.get("norm", True))
+
+
 def rules_of(params: Mapping[str, Any]) -> Rules:
-    crops = Crops(
-        params.get("appearance_dim", APPEARANCE_DIM), params.get("crop_mode", "resize"), params.get("norm", True)
-    )
-    renamed = {"distance_threshold": "max_distance"}
-    known = {"distance_threshold", "track_length", "birth", "death", "division"}
-    return Rules(crops=crops, **{"max_distance": 64, "track_length": 5} | {
-        renamed.get(name, name): value for name, value in params.items() if name in known
-    })
+    given = {name: params[name] for name in ("birth", "death", "division") if name in params}
+    return Rules(params["distance_threshold"], params["track_length"], crops=crops_of(params), **given)
 
 
 def as_json(tracks: Tracks) -> Any:
@@ -86,9 +84,7 @@ def as_json(tracks: Tracks) -> Any:
 def test_the_features_of_a_frame_are_those_of_the_original(name: str) -> None:
     case = CASES[name]
     inputs, expected = arrays_of(case, "inputs"), arrays_of(case, "outputs")
-    params = case["params"]
-    crops = Crops(params.get("appearance_dim", 32), params.get("crop_mode", "resize"), params.get("norm", True))
-    actual = features_of(inputs["X"].astype(np.float32), inputs["y"][..., 0], crops)
+    actual = features_of(inputs["X"].astype(np.float32), inputs["y"][..., 0], crops_of(case["params"]))
     assert actual.ids.tolist() == expected["labels"].tolist()
     np.testing.assert_allclose(actual.centroids, expected["centroids"], atol=1e-4)
     np.testing.assert_allclose(actual.morphologies, expected["morphologies"], atol=1e-4, rtol=1e-6)
@@ -111,14 +107,11 @@ def test_the_tracks_of_a_movie_are_those_of_the_original(name: str) -> None:
     tracks = track(inputs["X"].astype(np.float32), inputs["y"][..., 0], encoder(encoded), comparer(compared), rules)
     np.testing.assert_array_equal(tracks.array[..., None], expected["y_tracked"])
     assert as_json(tracks) == json.loads(str(expected["tracks_json"]))
-    shapes = [
-        [list(call[name].shape) for name in ("current_embeddings", "current_centroids", "future_embeddings", "future_centroids")]
-        for call in (compared[0], compared[-1])
-    ]
+    shapes = [[list(call[name].shape) for name in COMPARED] for call in (compared[0], compared[-1])]
     assert shapes == json.loads(str(expected["inference_shapes_first_last"]))
     (first,) = encoded
-    for key, tensor in (("adj", "encoder_adj_input"), ("centroid", "encoder_centroid_input"), ("morph", "encoder_morph_input")):
-        np.testing.assert_allclose(first[tensor], expected[f"encoder_{key}"], atol=1e-4)
+    for key in ("adj", "centroid", "morph"):
+        np.testing.assert_allclose(first[f"encoder_{key}_input"], expected[f"encoder_{key}"], atol=1e-4)
     assert first["encoder_app_input"].shape == tuple(expected["encoder_app_shape"])
     same = comparer([])(compared[0])[0, 0, ..., 0]
     np.testing.assert_allclose(costs(same, rules.birth, rules.death), expected["cost_matrix_frame1"], atol=1e-5)

@@ -7,15 +7,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from hypothesis import given, settings, strategies as st
+from tests.movies import Life, movie_of, permuted, same
 
 from redis_consumer.results.ctc import load_ctc, save_ctc
 from redis_consumer.results.trk import load_trk, save_trk, save_trks
 from redis_consumer.tracking import link
-from tests.movies import Life, movie_of, permuted, same
 
 FRAMES = 12
 SEEDS = st.integers(0, 2**32 - 1)
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=30, deadline=None)
 
 
 @st.composite

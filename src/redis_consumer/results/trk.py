@@ -1,6 +1,6 @@
 """Track files (.trk, .trks): a movie, its labels and their lineage in one tar, as DeepCell Label opens them.
 
-The same tracks give the same bytes: no times, owners or names of the worker.  Reading is `redis_consumer.images.tracks`.
+The same tracks give the same bytes: no times, owners or names of the worker are in them.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     Indices = npt.NDArray[np.intp]
     Doubles = npt.NDArray[np.float64]
 
+
 @dataclass(frozen=True, eq=False)
 class Cells:
     """The n cells of a frame, a row for each."""
@@ -60,4 +61,3 @@ def _pixels(frame: Integers) -> tuple[Indices, Indices, Indices]:
 
 def _means(values: Indices | Doubles, cell: Indices, areas: Indices) -> Doubles:
     return np.bincount(cell, weights=values, minlength=len(areas)) / areas
-

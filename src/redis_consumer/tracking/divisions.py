@@ -35,9 +35,7 @@ FRAMES_BEFORE, QUARTILE = 10, 0.75
 """A cell is small while its chromosomes are condensed; before, it had the upper quartile of these frames' areas."""
 
 
-def find_divisions(
-    cells: Population, after: Indices, mothers: Indices, max_distance: float
-) -> tuple[Indices, Indices]:
+def find_divisions(cells: Population, after: Indices, mothers: Indices, max_distance: float) -> tuple[Indices, Indices]:
     """Return the cells that begin a track as a daughter, and the parent of each.
 
     `after` links cells to their next ones (-1: none), `mothers` names the parents of daughters known already.  The
@@ -89,9 +87,7 @@ def _costs(
     return np.where(likely, off_centre + unequal + kept, np.inf)
 
 
-def _sizes(
-    cells: Population, rows: Indices, links: Indices, frames: int = FRAMES, quantile: float = 0.5
-) -> Doubles:
+def _sizes(cells: Population, rows: Indices, links: Indices, frames: int = FRAMES, quantile: float = 0.5) -> Doubles:
     """Return a quantile of the areas that each cell has in so many frames along `links`."""
     areas = np.full((frames, len(rows)), np.nan)
     for area in areas:

@@ -84,7 +84,8 @@ def normalized(adjacent: npt.NDArray[np.generic]) -> Floats:
     """Return D^(-1/2) A D^(-1/2), D the degrees plus 0.00001 (Kipf and Welling 2017), of matrices (..., n, n)."""
     matrix = adjacent.astype(np.float32)
     root = 1 / np.sqrt(matrix.sum(axis=-1) + np.float32(1e-5))
-    return matrix * root[..., :, None] * root[..., None, :]
+    weights: Floats = matrix * root[..., :, None] * root[..., None, :]
+    return weights
 
 
 def _rows(rows: list[tuple[float, ...]], columns: int) -> Floats:
@@ -97,7 +98,8 @@ def _box(image: Image, _: Integers, cell: Any, crops: Crops) -> Floats:
     if crop.shape[0] == crop.shape[-1] == 1:
         crop = crop.swapaxes(0, 1)  # one row of one channel was taken for a column when the models were trained
     # Never darker than the crop: zeros beyond the border reach into crops of several channels.
-    return np.clip(resize(crop, (crops.side, crops.side)), crop.min(), crop.max())
+    square: Floats = np.clip(resize(crop, (crops.side, crops.side)), crop.min(), crop.max())
+    return square
 
 
 def _window(image: Image, labels: Integers, cell: Any, crops: Crops) -> Floats:

@@ -110,7 +110,7 @@ def track(
     encode: Model,
     compare: Model,
     rules: Rules = Rules(),
-    progress: Callable[[float], object] = float,
+    progress: Callable[[float], object] | None = None,
 ) -> Tracks:
     """Return the tracks of the cells in `labels`, (T, Y, X), of a movie (T, Y, X, C).
 
@@ -131,9 +131,12 @@ def track(
     tracks = []
     for t in range(len(labels)):
         tracks.append(_step(history, cells, t, compare, rules))
-        progress((t + 1) / len(labels))
+        if progress:
+            progress((t + 1) / len(labels))
     parents = {daughter + 1: parent + 1 for daughter, parent in history.parents.items()}
-    return Tracks(relabelled(labels, [(ids, numbers + 1) for ids, numbers in zip(cells.ids, tracks, strict=True)]), parents)
+    return Tracks(
+        relabelled(labels, [(ids, numbers + 1) for ids, numbers in zip(cells.ids, tracks, strict=True)]), parents
+    )
 
 
 def costs(same: Floats, birth: float, death: float) -> Floats:
@@ -180,7 +183,7 @@ def _step(history: _History, cells: _Encoded, t: int, compare: Model, rules: Rul
     same, related = _compared(history, cells, rows, compare)
     links, born = _assigned(same, rules)
     parents = {cell: _parent(related[:, cell], rules.division) for cell in born}
-    divided = set(parents.values()) - {None}
+    divided = {parent for parent in parents.values() if parent is not None}
     numbers = np.full(len(rows), -1)
     for cell in born:
         numbers[cell] = history.begin(rows[cell], parents[cell])

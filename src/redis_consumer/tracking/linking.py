@@ -37,7 +37,7 @@ MOST_GROWTH = 2.0
 
 
 def link(labels: Integers, *, max_distance: float = MAX_DISTANCE) -> Tracks:
-    """Return the tracks of the cells in `labels`, (T, Y, X), 0 for background; ids of one frame mean nothing in another.
+    """Return the tracks of the cells in `labels`, (T, Y, X), 0 for background; its ids hold within a frame only.
 
     A cell moves at most `max_distance` pixels from frame to frame, and never much farther than the cells of this
     movie usually do (`reaches`).  A cell that is missed in up to two frames keeps its track.  A division has one
@@ -67,7 +67,8 @@ def reaches(cells: Population, frames: int, max_distance: float) -> Doubles:
         return np.full(frames - 1, max_distance)
     usual = max(USUAL_REACH * np.quantile(pooled, USUAL_SHARE), np.median(cells.diameters))
     jumps = np.array([MEDIAN_REACH * np.median(move) if move.size else 0 for move in moves])
-    return np.minimum(np.maximum(jumps, usual), max_distance)
+    allowed: Doubles = np.minimum(np.maximum(jumps, usual), max_distance)
+    return allowed
 
 
 def _sure_moves(cells: Population, t: int) -> Doubles:
@@ -75,8 +76,8 @@ def _sure_moves(cells: Population, t: int) -> Doubles:
     here, there = (cells.centroids[cells.rows(i)] for i in (t, t + 1))
     if not len(here) or not len(there):
         return np.empty(0)
-    distance, to = scipy.spatial.cKDTree(there).query(here)
-    _, back = scipy.spatial.cKDTree(here).query(there)
+    distance, to = map(np.asarray, scipy.spatial.cKDTree(there).query(here))
+    _, back = map(np.asarray, scipy.spatial.cKDTree(here).query(there))
     moves: Doubles = distance[back[to] == np.arange(len(here))]
     return moves
 

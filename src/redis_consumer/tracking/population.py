@@ -93,7 +93,7 @@ def tracks_of(labels: Integers, cells: Population, before: Indices, mothers: Ind
     `before` is the same cell in an earlier frame, `mothers` the cell that divided into this one; -1 is none.
     """
     begins = before < 0
-    track = np.cumsum(begins)
+    track = np.cumsum(begins, dtype=np.intp)
     for cell in np.flatnonzero(~begins):  # in the order of frames, so the earlier one is known
         track[cell] = track[before[cell]]
     daughters = np.flatnonzero(mothers >= 0)
