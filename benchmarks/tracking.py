@@ -18,6 +18,7 @@ import numpy as np
 import scipy
 import skimage as ski
 import tifffile
+from crowd import Conditions, simulate
 from ctc_metrics.scripts.evaluate import evaluate_sequence
 from tables import show
 
@@ -43,7 +44,14 @@ METRICS = ("TRA", "DET", "SEG", "LNK", "BC")
 HEAD = ("movie", "labels", "TRA", "DET", "SEG", "LNK", "divisions F1", "found / false / missed", "s")
 MISSED = 0.05
 SPACING = 29
-"""Pixels from cell to cell in a crowd."""
+"""Pixels from cell to cell where speed is measured."""
+CROWDS = {
+    "loose": Conditions(cells=60),
+    "middling": Conditions(),
+    "dense": Conditions(cells=250),
+    "restless": Conditions(step=5),
+    "clean outlines, none missed": Conditions(uncertainty=0.02, missed=0),
+}
 
 
 def truth_of(folder: Path) -> Tracks:
@@ -136,7 +144,16 @@ def score_table(folder: Path) -> None:
     show("Tracking without a tracking model", HEAD, rows)
 
 
-def crowd(size: int, frames: int) -> Movie:
+def crowd_table() -> None:
+    """Score simulated movies with many divisions."""
+    rows = []
+    for number, (kind, conditions) in enumerate(CROWDS.items()):
+        truth = simulate(conditions, number)
+        rows.append(row(kind, f"{conditions.cells} cells", truth, shuffled(truth.array, np.random.default_rng(0))))
+    show("Simulated crowds", HEAD, rows)
+
+
+def lattice(size: int, frames: int) -> Movie:
     """Return a movie of discs, some 1,250 in 1024 x 1024 pixels, that move about their places; one in 50 is missed."""
     rng = np.random.default_rng(size)
     movie = np.zeros((frames, size, size), np.int32)
@@ -154,7 +171,7 @@ def speed_table() -> None:
     """Time large movies."""
     rows = []
     for size, frames in ((512, 100), (1024, 200), (2048, 30)):
-        movie = crowd(size, frames)
+        movie = lattice(size, frames)
         start = time.thread_time()
         found = link(movie)
         seconds = time.thread_time() - start
@@ -165,4 +182,5 @@ def speed_table() -> None:
 
 if __name__ == "__main__":
     score_table(Path(sys.argv[1]) if sys.argv[1:] else MOVIES)
+    crowd_table()
     speed_table()

@@ -73,7 +73,9 @@ def crops_of(params: Mapping[str, Any]) -> Crops:
 
 def rules_of(params: Mapping[str, Any]) -> Rules:
     given = {name: params[name] for name in ("birth", "death", "division") if name in params}
-    return Rules(params["distance_threshold"], params["track_length"], crops=crops_of(params), **given)
+    return Rules(
+        params["distance_threshold"], params["track_length"], crops=crops_of(params), encoder_frames=32, **given
+    )
 
 
 def as_json(tracks: Tracks) -> Any:

@@ -44,7 +44,7 @@ class Rules:
     division: float = 0.9
     """A new cell has a parent where p(parent) is above."""
     crops: Crops = field(default_factory=Crops)
-    encoder_frames: int = 32
+    encoder_frames: int = 8
     """In one call of the encoder."""
 
 
