@@ -147,7 +147,7 @@ def score_table(folder: Path) -> None:
 def crowd_table() -> None:
     """Score simulated movies with many divisions."""
     rows = []
-    for number, (kind, conditions) in enumerate(CROWDS.items()):
+    for number, (kind, conditions) in enumerate(CROWDS.items(), start=1000):
         truth = simulate(conditions, number)
         rows.append(row(kind, f"{conditions.cells} cells", truth, shuffled(truth.array, np.random.default_rng(0))))
     show("Simulated crowds", HEAD, rows)

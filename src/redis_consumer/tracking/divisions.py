@@ -21,7 +21,7 @@ MOST_SHRUNK = 0.75
 """A daughter has at most this share of its parent's area before it rounded up."""
 LEAST_KEPT = 0.5
 """Both daughters together have at least this share of the area that the parent had last."""
-MOST_UNEQUAL = 2.0
+MOST_UNEQUAL = 2.5
 """Times as large as the other is a daughter at most."""
 OFF_CENTRE = 0.6
 """Of the parent's diameter lies the middle between the daughters at most away from its place."""
@@ -35,14 +35,14 @@ FRAMES_BEFORE, QUARTILE = 10, 0.75
 """A cell is small while its chromosomes are condensed; before, it had the upper quartile of these frames' areas."""
 
 
-def find_divisions(cells: Population, after: Indices, mothers: Indices, max_distance: float) -> tuple[Indices, Indices]:
+def find_divisions(cells: Population, after: Indices, max_distance: float) -> tuple[Indices, Indices]:
     """Return the cells that begin a track as a daughter, and the parent of each.
 
-    `after` links cells to their next ones (-1: none), `mothers` names the parents of daughters known already.  The
-    parent is still linked to its other daughter.  Daughters lie within `max_distance` of the parent.
+    `after` links cells to their next ones (-1: none), a parent to its other daughter.  Daughters lie within
+    `max_distance` of the parent.
     """
     before = inverse(after)
-    begins = np.flatnonzero((before < 0) & (mothers < 0) & (cells.frames > 0))
+    begins = np.flatnonzero((before < 0) & (cells.frames > 0))
     second = np.flatnonzero(before >= 0)
     pairs = [_candidates(cells, begins, second, before, t, max_distance) for t in np.unique(cells.frames[begins])]
     if not pairs:

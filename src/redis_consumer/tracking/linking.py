@@ -1,7 +1,7 @@
 """Tracks without a tracking model: from a movie of label images alone, by the distance and the size of cells.
 
-Three steps, each an assignment problem solved for all cells together, as Jaqaman et al. (Nature Methods 5, 2008) do it:
-links from frame to frame, divisions, links across frames in which a cell was not found.
+Three steps, each an assignment problem solved for all cells together, after Jaqaman et al. (Nature Methods 5, 2008):
+links from frame to frame, links across frames in which a cell was not found, divisions.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def link(labels: Integers, *, max_distance: float = MAX_DISTANCE) -> Tracks:
     cells = populate(movie)
     reach = reaches(cells, len(movie), max_distance)
     after = _frame_to_frame(cells, reach)
-    mothers = np.full(len(cells), -1)
-    _close_gaps(cells, after, mothers, reach)
-    _divide(cells, after, mothers, max_distance)
+    # Gaps first: a cell that was missed beside another must not be taken for its daughter.
+    _close_gaps(cells, after, reach)
+    mothers = _divide(cells, after, max_distance)
     return tracks_of(movie, cells, inverse(after), mothers)
 
 
@@ -94,20 +94,19 @@ def _frame_to_frame(cells: Population, reach: Doubles) -> Indices:
     return after
 
 
-def _divide(cells: Population, after: Indices, mothers: Indices, max_distance: float) -> None:
-    """Turn links into divisions, in place."""
-    daughters, parents = find_divisions(cells, after, mothers, max_distance)
+def _divide(cells: Population, after: Indices, max_distance: float) -> Indices:
+    """Return the parent of each daughter, -1 for others; where a cell divides, its link is cut in place."""
+    daughters, parents = find_divisions(cells, after, max_distance)
+    mothers = np.full(len(cells), -1)
     mothers[daughters] = parents
     mothers[after[parents]] = parents
     after[parents] = -1
+    return mothers
 
 
-def _close_gaps(cells: Population, after: Indices, mothers: Indices, reach: Doubles) -> None:
+def _close_gaps(cells: Population, after: Indices, reach: Doubles) -> None:
     """Link ends of tracks with beginnings a few frames later, in place."""
-    divided = np.zeros(len(cells), bool)
-    divided[mothers[mothers >= 0]] = True
-    last = np.flatnonzero((after < 0) & ~divided)
-    first = np.flatnonzero((inverse(after) < 0) & (mothers < 0))
+    last, first = np.flatnonzero(after < 0), np.flatnonzero(inverse(after) < 0)
     i, j, far = _across(cells, last, first, reach)
     growth = np.abs(np.log(cells.areas[first[j]] / cells.areas[last[i]]))
     likely = growth <= np.log(MOST_GROWTH)
