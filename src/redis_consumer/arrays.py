@@ -96,12 +96,18 @@ def _frames_of(movie: npt.NDArray[np.int32]) -> dict[int, tuple[int, ...]]:
     """Return for each label, ascending, the frames that show it."""
     if movie.size and int(movie.min()) < 0:
         raise ValueError("labels of tracks are not negative")
-    shown = [(int(label), t) for t, frame in enumerate(movie) for label in np.flatnonzero(np.bincount(frame.ravel()))]
-    frames: dict[int, list[int]] = {label: [] for label in sorted({label for label, _ in shown} - {0})}
-    for label, t in shown:
-        if label:
-            frames[label].append(t)
-    return {label: tuple(times) for label, times in frames.items()}
+    frames: dict[int, list[int]] = {}
+    for t, frame in enumerate(movie):
+        for label in _labels_of(frame):
+            frames.setdefault(label, []).append(t)
+    return {label: tuple(times) for label, times in sorted(frames.items()) if label}
+
+
+def _labels_of(frame: npt.NDArray[np.int32]) -> list[int]:
+    """Return the values in a frame, by a table of all that are possible unless that is the larger of the two."""
+    small = frame.size and int(frame.max()) <= frame.size
+    labels: list[int] = (np.flatnonzero(np.bincount(frame.ravel())) if small else np.unique(frame)).tolist()
+    return labels
 
 
 def _lineage(frames: Mapping[int, tuple[int, ...]], parents: Mapping[int, int]) -> dict[int, Track]:

@@ -34,6 +34,10 @@ def test_frames_may_have_gaps() -> None:
     assert Tracks(row_of_cells((5,), (0,), (5,))).lineage[5].frames == (0, 2)
 
 
+def test_a_huge_label_takes_no_more_memory() -> None:
+    assert list(Tracks(row_of_cells((2**31 - 1,), (3,))).lineage) == [3, 2**31 - 1]
+
+
 def test_a_movie_without_cells_has_no_lineage() -> None:
     assert Tracks(np.zeros((3, 4, 4), np.int32)).lineage == {}
 

@@ -23,6 +23,8 @@ from redis_consumer.results.tracks import lineage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
+
     from redis_consumer.arrays import AnyArray
 
 OF_SEVERAL, OF_ONE = LINEAGES
@@ -50,12 +52,24 @@ def load_trk(path: str | Path) -> list[tuple[AnyArray, Tracks]]:
     several = arrays["X"].ndim > MOVIE_AXES
     movies, labels = (arrays[key] if several else arrays[key][None] for key in ("X", "y"))
     try:
-        return [
-            (movie, Tracks(np.ascontiguousarray(label[..., 0], dtype=np.int32), own))
-            for movie, label, own in zip(movies, labels, parents, strict=True)
-        ]
+        return [(movie, _tracks(movie, *rest)) for movie, *rest in zip(movies, labels, parents, strict=True)]
     except (ValueError, IndexError) as error:
         raise JobRejected(f"The track file {Path(path).name!r} contradicts itself: {error}") from error
+
+
+def _tracks(movie: AnyArray, labels: AnyArray, parents: dict[int, int]) -> Tracks:
+    if movie.shape[:3] != labels.shape[:3]:
+        raise ValueError(f"the movie has shape {movie.shape}, the labels {labels.shape}")
+    return Tracks(_int32(labels[..., 0]), parents)
+
+
+def _int32(labels: AnyArray) -> npt.NDArray[np.int32]:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels are {labels.dtype}")
+    result = labels.astype(np.int32)
+    if not np.array_equal(result, labels):
+        raise ValueError("labels are beyond 32 bits")
+    return result
 
 
 def _save(path: Path, lineages: tuple[str, object], movie: AnyArray, labels: AnyArray) -> None:

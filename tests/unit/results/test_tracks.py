@@ -164,6 +164,24 @@ def test_a_lineage_that_contradicts_its_movie_is_refused(tmp_path: Path, lineage
         load_trk(path)
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        TRACKS.array[..., None].astype(np.float32),
+        TRACKS.array[..., None].astype(np.int64) + 2**31,
+        TRACKS.array.astype("S4")[..., None],
+        -TRACKS.array[..., None],
+        TRACKS.array,
+        TRACKS.array[:, :, :3, None],
+        np.array(3),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path: Path, labels: np.ndarray) -> None:
+    write_tar(tmp_path / "x.trk", lineage_json={}, raw_npy=MOVIE, tracked_npy=labels)
+    with pytest.raises(JobRejected, match="contradicts itself"):
+        load_trk(tmp_path / "x.trk")
+
+
 def test_a_track_file_without_a_lineage_is_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.trk", raw_npy=MOVIE, tracked_npy=TRACKS.array[..., None])
     with pytest.raises(JobRejected, match=r"no member 'lineage\.json'"):
