@@ -97,9 +97,7 @@ def _box(image: Image, _: Integers, cell: Any, crops: Crops) -> Floats:
     crop = image[cell.slice]
     if crop.shape[0] == crop.shape[-1] == 1:
         crop = crop.swapaxes(0, 1)  # one row of one channel was taken for a column when the models were trained
-    # Never darker than the crop: zeros beyond the border reach into crops of several channels.
-    square: Floats = np.clip(resize(crop, (crops.side, crops.side)), crop.min(), crop.max())
-    return square
+    return np.asarray(resize(crop, (crops.side, crops.side)), np.float32)
 
 
 def _window(image: Image, labels: Integers, cell: Any, crops: Crops) -> Floats:
