@@ -142,7 +142,7 @@ class MemoryBroker:
         self.jobs[letter.key] = {**letter.fields, **known}
         for name in ("reason", "progress", "identity_started"):
             self.jobs[letter.key].pop(name, None)
-        self.records[letter.key] = Record(letter.queue)
+        self.records[letter.key] = Record(letter.queue, parent=self.records[letter.key].parent)
         self.write(letter.key, {"status": Status.NEW}, by)
         self.push(letter.key, Place.BACK)
 

@@ -208,6 +208,21 @@ class ParkingExam(QueueFixtures):
         assert read(key)["progress"] == "100"
         assert claimed(lane).key == key
 
+    def test_a_parent_waits_again_for_a_child_that_is_replayed(
+        self, lane: JobQueue, other: JobQueue, stage: Stage, submit: Any, read: Any
+    ) -> None:
+        key = submit("parent.zip")
+        keys = lane.submit_children(parent := claimed(lane), CHILDREN)
+        other.settle(claimed(other), "failed", {"reason": "It was too early"})
+        lane.release(parent, Place.WAITING)
+        assert stage.admin().replay(keys[0], by="me") == "replayed"
+        for _ in CHILDREN[1:]:
+            finished(other, claimed(other))
+        assert key not in stage.entries()
+        assert finished(other, claimed(other)) == keys[0]
+        assert read(key)["progress"] == "100"
+        assert claimed(lane).key == key
+
     def test_a_parent_whose_children_are_final_already_does_not_wait(
         self, lane: JobQueue, other: JobQueue, submit: Any
     ) -> None:
