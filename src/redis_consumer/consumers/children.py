@@ -12,15 +12,17 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from redis_consumer.archives import Entry, open_archive
 from redis_consumer.consumers.work import TIME_FIELDS
-from redis_consumer.errors import JobRejected, StorageUnavailable
+from redis_consumer.errors import JobRejected, QueueUnavailable, StorageUnavailable
 from redis_consumer.job import FINAL, Status
 from redis_consumer.queues.base import Child
+from redis_consumer.retry import call_with_retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,6 +46,8 @@ ABOUT_THE_PARENT = frozenset(
 """Fields that say what became of a job, not what is wanted: children do not inherit them."""
 OUR_PREFIX = "output/"
 EXPIRED_AT_A_TIME = 500
+PATIENCE_SECONDS = 30.0
+"""With a Redis that restarts at the very end of a batch."""
 REASON_CHARACTERS = 200
 MOST_FAILURES = 1000
 """Both: readers show each failure on a line."""
@@ -118,13 +122,15 @@ class Children:
 
         A part is called when its turn has come, and not at all where a worker that died had submitted it before:
         so the order must be the same each time.  When the last one stands in Redis, `fields` are written, with
-        the names of all children.  LeaseLost if the job is not ours.
+        the names of all children.  JobRejected if there are no parts; LeaseLost if the job is not ours.
         """
         began = time.monotonic()
         known = sum(1 for _ in self._jobs.children(self._parent))
         standing = Child("", "", {})  # for one that is there, and is not looked at
         made = (part() if place >= known else standing for place, part in enumerate(parts))
         keys = self._jobs.submit_children(self._parent, made)
+        if not keys:
+            raise JobRejected("The job has no parts")
         seconds = round(time.monotonic() - began, 6)
         self._jobs.update(self._parent, {**fields, "children": ",".join(keys), "children_upload_time": seconds})
         return Status.WAITING
@@ -175,10 +181,14 @@ class Children:
 
     def _expire(self, keys: Sequence[str], seconds: int) -> None:
         for start in range(0, len(keys), EXPIRED_AT_A_TIME):
-            with self._redis.translated() as master, master.pipeline(transaction=False) as pipe:
-                for key in keys[start : start + EXPIRED_AT_A_TIME]:
-                    pipe.expire(key, seconds)
-                pipe.execute()
+            expire = partial(self._expire_chunk, keys[start : start + EXPIRED_AT_A_TIME], seconds)
+            call_with_retries(expire, on=QueueUnavailable, seconds=PATIENCE_SECONDS)
+
+    def _expire_chunk(self, keys: Sequence[str], seconds: int) -> None:
+        with self._redis.translated() as master, master.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.expire(key, seconds)
+            pipe.execute()
 
 
 def said(fields: Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from tests.unit.consumers.batch import Expiries
 
 from redis_consumer.consumers import ChildResult, Consumer
 from redis_consumer.consumers.children import MOST_FAILURES, failures_field
+from redis_consumer.errors import JobRejected, QueueUnavailable
 
 if TYPE_CHECKING:
     from tests.unit.consumers.lab import Lab
@@ -48,6 +49,31 @@ def test_a_consumer_without_tools_says_so() -> None:
     redis: Any = None
     with pytest.raises(RuntimeError, match="not equipped"):
         Consumer(redis, redis, "q").children()
+
+
+def test_a_job_without_parts_does_not_wait(lab: Lab) -> None:
+    consumer = lab.equipped(Consumer, Expiries())
+    consumer.job = lab.claim()
+    with pytest.raises(JobRejected, match="no parts"):
+        consumer.children().submit([])
+
+
+def test_an_expiry_is_repeated_while_redis_does_not_answer(lab: Lab) -> None:
+    class Shaky(Expiries):
+        failures = 2
+
+        def execute(self) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise QueueUnavailable("Redis does not answer")
+
+    redis = Shaky()
+    consumer = lab.equipped(Consumer, redis)
+    consumer.job = lab.claim()
+    children = [ChildResult(f"q:a.tif:{number}", {}) for number in range(1200)]
+    consumer.children().clear_away(children, seconds=7)
+    assert redis.seconds == {child.key: 7 for child in children}
+    assert redis.failures == 0
 
 
 def test_the_children_of_a_replayed_job_are_submitted_again(lab: Lab) -> None:
