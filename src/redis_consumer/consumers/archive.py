@@ -5,6 +5,7 @@ Knows no images: whatever has an extension goes to the queue, and it is said the
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import time
@@ -194,13 +195,23 @@ def report_of(results: Sequence[ChildResult], failed: Mapping[str, str]) -> dict
     """Return what a batch tells of its children; `failed` has the reasons by key."""
     done = [child for child in results if child.key not in failed]
     listed = {field: ",".join(filter(None, (child.fields.get(field) for child in done))) for field in LISTED}
+    extras = {child.name: understood(told) for child in done if (told := child.fields.get("extra_outputs"))}
     return {
         "children:done": ",".join(child.key for child in done),
         "children:failed": ",".join(failed),
         "failures": failures_field(failed),
         "total_jobs": len(results),
         **{field: values for field, values in listed.items() if values},
+        **({"extra_outputs": json.dumps(extras)} if extras else {}),
     }
+
+
+def understood(text: str) -> object:
+    """Return what a consumer wrote as JSON; a consumer of somebody's own may have written anything."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def none_done(results: Sequence[ChildResult], failed: Mapping[str, str]) -> str:

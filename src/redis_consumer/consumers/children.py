@@ -40,6 +40,7 @@ ABOUT_THE_PARENT = frozenset(
         *("status", "created_at", "updated_at", "updated_by", "finished_at", "identity_upload", "identity_started"),
         *("children", "children:done", "children:failed", "children_upload_time", "cleanup_time"),
         *("progress", "reason", "failures", "output_url", "output_file_name", "total_jobs", "total_time"),
+        "extra_outputs",
         *("predict_retries", *TIME_FIELDS.values()),
     }
 )

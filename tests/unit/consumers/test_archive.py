@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -202,6 +203,17 @@ class TestBack:
         assert float(fields["cleanup_time"]) >= 0
         assert fields["finished_at"]
         assert "prediction_time" not in fields
+
+    def test_files_beside_the_results_are_listed_by_image(self, batch: Batch) -> None:
+        key = batch.submit(MEMBERS)
+        batch.visit()
+        jobs = batch.work(copied)
+        for job in jobs[:2]:
+            batch.fields(job.key)["extra_outputs"] = '{"geojson": "output/1/x.geojson"}'
+        batch.fields(jobs[2].key)["extra_outputs"] = "in my own words"
+        batch.visit()
+        listed = json.loads(batch.fields(key)["extra_outputs"])
+        assert listed == {name: {"geojson": "output/1/x.geojson"} for name in NAMES[:2]} | {NAMES[2]: "in my own words"}
 
     def test_progress_counts_the_images(self, batch: Batch) -> None:
         key = batch.submit(MEMBERS)
