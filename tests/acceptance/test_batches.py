@@ -72,6 +72,7 @@ class Lab:
 
     def __init__(self, bench: Bench, queue: str, site: Path) -> None:
         self.bench, self.queue = bench, queue
+        self.workers: list[Child] = []
         self.variables = {
             "QUEUE": queue,
             "STORAGE_BUCKET": bench.local_url,
@@ -81,10 +82,20 @@ class Lab:
         }
 
     def zips(self, name: str) -> Child:
-        return self.bench.worker(name, CONSUMER_TYPE="zip", **self.variables)
+        return self._worker(name, CONSUMER_TYPE="zip")
 
     def images(self, name: str, **variables: str) -> Child:
-        return self.bench.worker(name, CONSUMER_TYPE="echoes:Echo", **self.variables, **variables)
+        return self._worker(name, CONSUMER_TYPE="echoes:Echo", **variables)
+
+    def _worker(self, name: str, **variables: str) -> Child:
+        self.workers.append(self.bench.worker(name, **self.variables, **variables))
+        return self.workers[-1]
+
+    def close(self) -> None:
+        """End the workers: their short leases have them sweep what other tests want to see."""
+        for worker in self.workers:
+            worker.process.kill()
+            exit_code(worker)
 
     def push(self, members: Mapping[str, bytes], name: str = "batch.zip") -> str:
         key = self.bench.upload(zipped(members), name, local=True)
@@ -113,11 +124,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def echo(bench: Bench, site: Path) -> Lab:
+def echo(bench: Bench, site: Path) -> Iterator[Lab]:
     lab = Lab(bench, "echo", site)
     lab.zips("echo-zip-1")
     lab.images("echo-1", CONCURRENCY="4")
-    return lab
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def lab(bench: Bench, site: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A queue of its own for one test, without workers yet."""
+    lab = Lab(bench, request.param, site)
+    yield lab
+    lab.close()
 
 
 @pytest.fixture(scope="module")
@@ -256,8 +276,8 @@ def test_three_hundred_images_in_the_order_of_the_archive(bench: Bench, echo: La
     assert not any(path.suffix == ".tif" for path in echo.stored())
 
 
-def test_one_lane_sees_two_waiting_batches_through(bench: Bench, site: Path) -> None:
-    lab = Lab(bench, "patient", site)
+@pytest.mark.parametrize("lab", ["patient"], indirect=True)
+def test_one_lane_sees_two_waiting_batches_through(bench: Bench, lab: Lab) -> None:
     lab.zips("patient-zip-1")
     keys = [lab.push({"1.tif": b"1", "2.tif": b"2"}) for _ in range(2)]
     for key in keys:
@@ -285,8 +305,8 @@ def test_images_that_fail_are_told_and_the_rest_is_delivered(bench: Bench, echo:
     assert reason == "RuntimeError: bad & ugly, 100%.tif is bad"
 
 
-def test_a_cancelled_batch_takes_its_images_along(bench: Bench, site: Path) -> None:
-    lab = Lab(bench, "dropped", site)
+@pytest.mark.parametrize("lab", ["dropped"], indirect=True)
+def test_a_cancelled_batch_takes_its_images_along(bench: Bench, lab: Lab) -> None:
     zips = lab.zips("dropped-zip-1")
     key = lab.push(numbered(5))
     bench.wait(key, "waiting")
@@ -305,8 +325,8 @@ def test_a_cancelled_batch_takes_its_images_along(bench: Bench, site: Path) -> N
 # Deaths.
 
 
-def test_a_death_in_the_middle_of_submitting_submits_nothing_twice(bench: Bench, site: Path) -> None:
-    lab = Lab(bench, "torn", site)
+@pytest.mark.parametrize("lab", ["torn"], indirect=True)
+def test_a_death_in_the_middle_of_submitting_submits_nothing_twice(bench: Bench, lab: Lab) -> None:
     victim = lab.zips("torn-zip-1")
     members = numbered(1500)
     key = lab.push(members)
@@ -331,8 +351,8 @@ def test_a_death_in_the_middle_of_submitting_submits_nothing_twice(bench: Bench,
     assert bench.command("cancel", key).returncode == 0
 
 
-def test_a_death_in_the_middle_of_gathering_loses_nothing(bench: Bench, site: Path) -> None:
-    lab = Lab(bench, "gathered", site)
+@pytest.mark.parametrize("lab", ["gathered"], indirect=True)
+def test_a_death_in_the_middle_of_gathering_loses_nothing(bench: Bench, lab: Lab) -> None:
     victim = lab.zips("gathered-zip-1")
     lab.images("gathered-1")
     members = {"1.tif": b"1", "held.tif": b"2", "3.tif": b"3"}
@@ -364,8 +384,8 @@ def waited_for_held(bench: Bench, lab: Lab, key: str) -> Path:
     return path
 
 
-def test_a_worker_that_stops_while_batches_wait_leaves_them_to_others(bench: Bench, site: Path) -> None:
-    lab = Lab(bench, "stopped", site)
+@pytest.mark.parametrize("lab", ["stopped"], indirect=True)
+def test_a_worker_that_stops_while_batches_wait_leaves_them_to_others(bench: Bench, lab: Lab) -> None:
     first = lab.zips("stopped-zip-1")
     key = lab.push(numbered(3))
     bench.wait(key, "waiting")
