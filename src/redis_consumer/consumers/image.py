@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from redis_consumer.arrays import Labels
@@ -86,16 +87,18 @@ class ImageConsumer(TensorFlowServingConsumer):
 
     def predict_with(self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61) -> list[AnyArray]:
         """Return the outputs of a model; `cuts` and `field_size` as in `redis_consumer.consumers.predict`."""
-        tools = self._tools()
         self.work.enter(Status.PREDICTING)
-        settings = tools.settings
-        predictor = Predictor(
-            tools.models, settings.tf_max_batch_size, settings.tf_min_model_size, tools.limits, self.work.progress
-        )
+        predictor = replace(self.predictor(), on_progress=self.work.progress)
         outputs = predictor(model, image, cuts=cuts, field_size=field_size)
-        self.work.note(predict_retries=len(tools.retries))
+        self.work.note(predict_retries=len(self._tools().retries))
         self.work.enter(Status.POST_PROCESSING)
         return outputs
+
+    def predictor(self) -> Predictor:
+        """Return who asks the model server, as the settings have it."""
+        tools = self._tools()
+        settings = tools.settings
+        return Predictor(tools.models, settings.tf_max_batch_size, settings.tf_min_model_size, tools.limits)
 
     def default_model(self) -> ModelId:
         """Return the model of this type, or the setting `NUCLEAR_MODEL`."""

@@ -60,8 +60,8 @@ class ImageFileConsumer(ImageConsumer):
         prepare = steps(job, "preprocess_function", self.preprocess, PRE_PROCESSES)
         finish = steps(job, "postprocess_function", self.postprocess, POST_PROCESSES)
         settings = self._tools().settings
-        scale = job_scale(job, settings)
         cuts, field_size = whole_number(job, "cuts", 0), whole_number(job, "field_size", 61)
+        scale = self.scale(job, parts[0][1])
         check_zoom([image for _, image in parts], scale, settings.max_image_pixels)
         prepared = deque(understood(prepare, zoomed(image, scale)) for _, image in parts)
         results = []
@@ -71,6 +71,21 @@ class ImageFileConsumer(ImageConsumer):
             results.append(unzoomed(understood(finish, outputs), image.shape[1:3]))
             del outputs
         return features(results)
+
+    def scale(self, job: Job, image: Image) -> float:
+        """Return the job's zoom; where it is blank that which a model finds, if the settings say so, else 1."""
+        settings = self._tools().settings
+        if job.get("scale") or not settings.scale_detect_enabled:
+            return job_scale(job, settings)
+        model = settings.scale_detect_model
+        scale = understood(lambda seen: self.predictor().detect_scale(model, seen), image)
+        if not settings.min_scale <= scale <= settings.max_scale:
+            raise JobRejected(
+                f"The model {model} finds the scale {scale:g}: allowed is a number from {settings.min_scale:g} to "
+                f"{settings.max_scale:g}; name one in the field 'scale'"
+            )
+        self.work.note(scale=scale)
+        return scale
 
     def choose(self, picture: ImageFile) -> Choice:
         """Return the channels that the job names; else all, or the nuclei's where the model takes one channel."""

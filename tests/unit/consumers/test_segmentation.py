@@ -142,6 +142,38 @@ class TestImageFileConsumer:
         assert reason == f"The field 'scale' is {scale!r}: allowed is a number from 0.1 to 10"
         assert not lab.models.seen
 
+    @pytest.mark.parametrize("size", [16, None])
+    def test_a_blank_scale_is_what_a_model_finds_if_one_is_asked(self, lab: Lab, size: int | None) -> None:
+        def halves(image: AnyArray) -> AnyArray:
+            assert image.shape[1:] == (size or 216, size or 216, 1)
+            return np.full((len(image), 1), 0.5, np.float32)
+
+        lab.models.add("ScaleDetection:1", halves, (None, size, size, 1))
+        image = np.full((40, 61), 7, np.float32)
+        assert lab.run(ImageFileConsumer, image, **RAW).fields["status"] == "done"
+        assert {model for model, _ in lab.models.seen} == {"Nuclei:1"}  # disabled: not even asked
+        lab.models.seen.clear()
+        lab.environ["SCALE_DETECT_ENABLED"] = "true"
+        result = lab.run(ImageFileConsumer, image, scale=" ", **RAW)
+        assert lab.models.seen[-1][1].shape == (1, 20, 30, 1)
+        assert result.fields["scale"] == "0.5"
+        assert result.files["cells_feature_0.tif"].shape == (40, 61)
+        lab.models.seen.clear()
+        lab.run(ImageFileConsumer, image, scale="1", **RAW)
+        assert {model for model, _ in lab.models.seen} == {"Nuclei:1"}
+
+    @pytest.mark.parametrize(
+        ("found", "reason"),
+        [
+            (12.5, "The model ScaleDetection:1 finds the scale 12.5: allowed is a number from 0.1 to 10; name one in "),
+            (np.nan, "The image cannot be processed: a detection model predicted values of shape (1, 1)"),
+        ],
+    )
+    def test_a_scale_that_a_model_cannot_mean_is_refused(self, lab: Lab, found: float, reason: str) -> None:
+        lab.environ["SCALE_DETECT_ENABLED"] = "true"
+        lab.models.add("ScaleDetection:1", lambda image: np.full((len(image), 1), found, np.float32))
+        assert lab.run(SegmentationConsumer, checkers((8, 9))).reason.startswith(reason)
+
     def test_cuts_send_pieces_of_the_image(self, lab: Lab) -> None:
         result = lab.run(ImageFileConsumer, checkers((40, 60)), cuts="2", field_size="11", **RAW)
         assert {seen.shape[1:3] for _, seen in lab.models.seen} == {(30, 40)}
