@@ -120,7 +120,7 @@ def read_image_seed(path: str | Path) -> npt.NDArray[np.float32]:
     path = Path(path)
     with _readable(path):
         if _start_of(path).startswith(TIFF_STARTS):
-            with open_tiff(path) as source:
+            with open_tiff(path, first=True) as source:
                 _check_type(path.name, source)
                 _check_values(path.name, source.shape, SEED_CEILING)
                 return source.decode().astype(np.float32)[..., np.newaxis]
