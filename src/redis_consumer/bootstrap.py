@@ -39,8 +39,10 @@ from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
 from redis_consumer.queues.redis_admin import RedisJobAdmin
 from redis_consumer.queues.sweeper import RedisSweeper
 from redis_consumer.redis import RedisClient
+from redis_consumer.results.extras import check_packages
 from redis_consumer.storage.clients import StorageOptions
 from redis_consumer.storage.object_store import ObjectStorage, open_storage
+from redis_consumer.wire import serving_pb2 as pb
 from redis_consumer.worker import STILL_SECONDS, Lane, Worker
 
 if TYPE_CHECKING:
@@ -81,8 +83,12 @@ class Shared:
 
 
 def build_worker(settings: Settings) -> Worker:
-    """Return a worker that is ready to run.  SettingsError for whatever is wrong before the first job."""
+    """Return a worker that is ready to run.
+
+    SettingsError for whatever is wrong before the first job, MissingExtra where a setting needs another package.
+    """
     consumer_type = find_consumer(settings.consumer_type, CONSUMERS)
+    check_packages(settings.extra_outputs)
     storage = build_storage(settings)
     check_storage(storage)
     redis = build_redis(settings)
@@ -137,7 +143,8 @@ def build_lane(shared: Shared, number: int) -> Lane:
     models = build_lane_server(shared, Stops(drop=drop, drain=drain), on_retry=refused, on_wait=restart)
     storage = shared.observer.storage(shared.storage)
     consumer = shared.consumer_type(shared.redis, storage, settings.queue, name=settings.hostname)
-    consumer.equip(Tools(queue, models, settings, shared.limits, retries))
+    served = partial(served_version, shared.server)
+    consumer.equip(Tools(queue, models, settings, shared.limits, retries, served))
     around = observed, shared.heartbeat.around(queue), shared.time_limit.around(queue)
     return Lane(queue, wrapped(consumer.handle, *around))
 
@@ -229,6 +236,23 @@ def check_model_server(server: TensorFlowServing, model: ModelId) -> None:
     except PredictionFailed as error:
         if "(UNIMPLEMENTED)" not in str(error):  # not every server that predicts can tell its states
             raise
+
+
+def served_version(server: TensorFlowServing, model: ModelId) -> int | None:
+    """Return the version that answers for `model` now; None where the server does not tell.
+
+    Without a version it is the highest one that is available: TensorFlow Serving's own rule.
+    """
+    if model.version is not None:
+        return model.version
+    try:
+        states = server.states(model)
+    except PredictionFailed as error:
+        if "(UNIMPLEMENTED)" not in str(error):
+            raise
+        return None
+    available = pb.ModelVersionStatus.AVAILABLE
+    return max((version for version, status in states.items() if status.state == available), default=None)
 
 
 def fault_of(name: str, check: Callable[[], object]) -> str:

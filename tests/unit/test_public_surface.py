@@ -46,7 +46,7 @@ def test_consumer_types() -> None:
 
 
 def test_arrays() -> None:
-    assert {"Labels", "as_image"} <= public_names(arrays)
+    assert {"Labels", "Track", "Tracks", "as_image"} <= public_names(arrays)
     assert {"AnyArray", "Image"} <= vars(arrays).keys()
 
 

@@ -22,7 +22,7 @@ from redis_consumer.models.batching import BatchLimits
 from redis_consumer.wire.tensors import data_type_of, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis_consumer.arrays import AnyArray
     from redis_consumer.models.base import ModelServer, TensorSpec
@@ -43,6 +43,8 @@ class Tools:
     """Batch sizes that the model server refused; shared by all lanes."""
     retries: deque[str] = field(default_factory=deque)
     """Why predictions of the job in hand were tried again."""
+    served_version: Callable[[ModelId], int | None] = lambda model: model.version
+    """Which version answers now where a model is asked for; None where the server does not tell."""
 
 
 class Consumer:

@@ -55,13 +55,25 @@ class ImageFileConsumer(ImageConsumer):
         """Do the whole job; the result has the size of `image`."""
         return self.segment([(self.job_model() or self.default_model(), image)], job)
 
-    def segment(self, parts: Sequence[tuple[ModelId, Image]], job: Job) -> Labels | AnyArray:
-        """Do the same for each model and its image, all of one size; the results become features (last axis)."""
+    def segment(
+        self, parts: Sequence[tuple[ModelId, Image]], job: Job, names: tuple[str, ...] = ()
+    ) -> Labels | AnyArray:
+        """Do the same for each model and its image, all of one size; the results become features (last axis).
+
+        `names` may say what each of them is.
+        """
         prepare = steps(job, "preprocess_function", self.preprocess, PRE_PROCESSES)
         finish = steps(job, "postprocess_function", self.postprocess, POST_PROCESSES)
         settings = self._tools().settings
         cuts, field_size = whole_number(job, "cuts", 0), whole_number(job, "field_size", 61)
         scale = self.scale(job, parts[0][1])
+        self.work.parameters |= {
+            "preprocess_function": job.get("preprocess_function", self.preprocess),
+            "postprocess_function": job.get("postprocess_function", self.postprocess),
+            "scale": scale,
+            "cuts": cuts,
+            "field_size": field_size,
+        }
         check_zoom([image for _, image in parts], scale, settings.max_image_pixels)
         prepared = deque(understood(prepare, zoomed(image, scale)) for _, image in parts)
         results = []
@@ -70,7 +82,7 @@ class ImageFileConsumer(ImageConsumer):
             outputs = self.predict_with(model, prepared.popleft(), cuts=cuts, field_size=field_size)
             results.append(unzoomed(understood(finish, outputs), image.shape[1:3]))
             del outputs
-        return features(results)
+        return features(results, names)
 
     def scale(self, job: Job, image: Image) -> float:
         """Return the job's zoom; where it is blank that which a model finds, if the settings say so, else 1."""
@@ -121,14 +133,21 @@ class SegmentationConsumer(ImageFileConsumer):
             )
         return named_channels(parts, picture) if any(parts) else super().choose(picture)
 
+    def chosen(self, choice: Choice) -> object:
+        """Return the channel of each role; without roles, the channels."""
+        if choice.origin != "job":
+            return choice.indexes
+        return {role: index for role, index in zip(ROLES, choice.positions, strict=False) if index is not None}
+
     def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
         """Segment each role that the job names, its channel taken in turn; without any, the image is nuclei."""
         settings = self._tools().settings
-        models = (settings.nuclear_model, settings.cytoplasm_model, settings.phase_model)
-        wanted = [model for model, part in zip(models, self.channel_parts(), strict=False) if part]
-        if not wanted:
+        models = dict(zip(ROLES, (settings.nuclear_model, settings.cytoplasm_model, settings.phase_model), strict=True))
+        roles = tuple(role for role, part in zip(ROLES, self.channel_parts(), strict=False) if part)
+        if not roles:
             return super().analyze(image, job)
-        return self.segment([(self.job_model() or model, image[..., i : i + 1]) for i, model in enumerate(wanted)], job)
+        parts = [(self.job_model() or models[role], image[..., i : i + 1]) for i, role in enumerate(roles)]
+        return self.segment(parts, job, roles)
 
 
 def steps(job: Job, field: str, default: str, table: Mapping[str, Callable[[Given], Made]]) -> Callable[[Given], Made]:
@@ -193,7 +212,13 @@ def unzoomed(result: AnyArray, shape: tuple[int, ...]) -> AnyArray:
     return resize(result, (shape[0], shape[1]), labels=np.issubdtype(result.dtype, np.integer))
 
 
-def features(results: Sequence[AnyArray]) -> Labels | AnyArray:
-    """Join results along the last axis: label images if all are whole numbers, else maps."""
+def features(results: Sequence[AnyArray], names: tuple[str, ...] = ()) -> Labels | AnyArray:
+    """Join results along the last axis: label images if all are whole numbers, else maps.
+
+    `names` count where each result is one feature.
+    """
     joined = results[0] if len(results) == 1 else np.concatenate(results, axis=-1)
-    return Labels(cast("npt.NDArray[np.integer]", joined)) if np.issubdtype(joined.dtype, np.integer) else joined
+    if not np.issubdtype(joined.dtype, np.integer):
+        return joined
+    fitting = names if len(names) == joined.shape[-1] else ()
+    return Labels(cast("npt.NDArray[np.integer]", joined), fitting)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OutputAcl = Literal["public-read", "private"]
 OutputUrls = Literal["plain", "signed"]
+ExtraOutput = Literal["labels-zarr", "geojson", "table-csv", "table-parquet", "provenance"]
 Compartment = Literal["whole-cell", "nuclear", "both"]
 CropMode = Literal["resize", "fixed"]
 
@@ -166,6 +167,12 @@ class Settings:
         kinds.choice("plain", "signed"),
         "plain",
         "The form of `output_url`; a signed one needs no login, and ends after a week",
+        group=Group.STORAGE,
+    )
+    extra_outputs: tuple[ExtraOutput, ...] = setting(
+        kinds.words("labels-zarr", "geojson", "table-csv", "table-parquet", "provenance"),
+        (),
+        "Files beside a result's zip, listed in the field `extra_outputs`; `table-parquet` needs the extra `outputs`",
         group=Group.STORAGE,
     )
     aws_region: str = setting(
