@@ -132,7 +132,12 @@ def _lineage(frames: Mapping[int, tuple[int, ...]], parents: Mapping[int, int]) 
 
 
 def as_image(array: AnyArray, axes: str) -> Image:
-    """Return `array` in the layout (T, Y, X, C), float32.
+    """Return `array` in the layout (T, Y, X, C), float32; `axes` as for `laid_out`."""
+    return np.ascontiguousarray(laid_out(array, axes), dtype=np.float32)
+
+
+def laid_out(array: AnyArray, axes: str) -> AnyArray:
+    """Return a view of `array` in the layout (T, Y, X, C).
 
     `axes` names each axis of `array`, one letter each: Y and X once, at most one of T, Z, B and I (frames or
     batch entries), and C or S (channels).  ValueError where the letters do not fit the array.
@@ -145,4 +150,4 @@ def as_image(array: AnyArray, axes: str) -> Image:
         raise ValueError(f"axes {axes!r}: allowed are Y and X, one of T, Z, B, I and one of C, S, each once")
     present = array.transpose([layout.index(a) for a in "TYXC" if a in layout])
     missing = tuple(i for i, a in enumerate("TYXC") if a not in layout)
-    return np.ascontiguousarray(np.expand_dims(present, missing), dtype=np.float32)
+    return np.expand_dims(present, missing)

@@ -88,7 +88,7 @@ class Work:
             self._jobs.update(self.job, {"progress": int(100 * done)})
 
     def load(self, settings: Settings) -> ImageFile:
-        """Download and read the job's image."""
+        """Download and read the job's image; what it was taken for is written with the stage that begins."""
         path = Path(self._storage.download(self.job.require("input_file_name"), self.folder / "input"))
         if shown := PurePosixPath(safe_name(self.name)).name:
             # Errors name the file, and the user knows it by this name, not by its key in the bucket.
@@ -101,7 +101,7 @@ class Work:
             pixels=settings.max_image_pixels,
         )
         picture = read_image(path, axes=self.job.get("dimension_order"), limits=limits)
-        self.enter(Status.PRE_PROCESSING)
+        self.enter(Status.PRE_PROCESSING, described(picture))
         return picture
 
     def deliver(self, files: Iterable[tuple[str, str]], extras: Mapping[ExtraOutput, Path] | None = None) -> str:
@@ -152,3 +152,13 @@ class Work:
         self._seconds[self._stage] = spent
         self._since = now
         return {TIME_FIELDS[self._stage]: round(spent, 6)}
+
+
+def described(picture: ImageFile) -> dict[str, FieldValue]:
+    """Return what is written into the job about its image: axes in the file's order, who named them, and sizes."""
+    fields: dict[str, FieldValue] = {
+        "image_axes": picture.axes,
+        "image_axes_from": picture.axes_from,
+        "image_shape": ",".join(map(str, picture.shape)),
+    }
+    return {**fields, "image_others": picture.others} if picture.others else fields
