@@ -7,14 +7,14 @@ columns, channels, each axis present.  Knows no files, models or Redis.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 Image = npt.NDArray[np.float32]
 """float32, shape (T, Y, X, C)."""
@@ -77,6 +77,81 @@ class Spots:
     def count(self) -> int:
         """Return the number of spots, all frames together."""
         return sum(len(points) for points in self.points)
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One cell of a movie, from its first frame to its last, and what became of it."""
+
+    label: int
+    frames: tuple[int, ...]
+    """In which it is seen, ascending; there may be gaps."""
+    daughters: tuple[int, ...] = ()
+    """Labels of the cells that it divided into, ascending; one alone means that the other was not seen."""
+    capped: bool = False
+    """Whether it ended in a division."""
+    frame_div: int | None = None
+    """The first frame of its first daughter."""
+    parent: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Tracks:
+    """A movie of labels that keep their cell from frame to frame, and who divided into whom.
+
+    `array` is int32, (T, Y, X): 0 is background, every other value one cell in all frames.  `parents` gives the
+    parent of each daughter.  ValueError unless both are cells of the movie and the daughter appears after the
+    parent's last frame.
+    """
+
+    array: npt.NDArray[np.int32]
+    parents: Mapping[int, int] = field(default_factory=dict)
+    lineage: Mapping[int, Track] = field(init=False)
+    """Every cell by its label, ascending: follows from the other two."""
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 3 or self.array.dtype != np.int32:  # noqa: PLR2004 - frames, rows, columns
+            raise ValueError(f"tracks are {self.array.dtype} of shape {self.array.shape}: expected is int32 (T, Y, X)")
+        object.__setattr__(self, "lineage", _lineage(_frames_of(self.array), self.parents))
+
+
+def _frames_of(movie: npt.NDArray[np.int32]) -> dict[int, tuple[int, ...]]:
+    """Return for each label, ascending, the frames that show it."""
+    if movie.size and int(movie.min()) < 0:
+        raise ValueError("labels of tracks are not negative")
+    frames: dict[int, list[int]] = {}
+    for t, frame in enumerate(movie):
+        for label in _labels_of(frame):
+            frames.setdefault(label, []).append(t)
+    return {label: tuple(times) for label, times in sorted(frames.items()) if label}
+
+
+def _labels_of(frame: npt.NDArray[np.int32]) -> list[int]:
+    """Return the values in a frame, by a table of all that are possible unless that is the larger of the two."""
+    small = frame.size and int(frame.max()) <= frame.size
+    labels: list[int] = (np.flatnonzero(np.bincount(frame.ravel())) if small else np.unique(frame)).tolist()
+    return labels
+
+
+def _lineage(frames: Mapping[int, tuple[int, ...]], parents: Mapping[int, int]) -> dict[int, Track]:
+    daughters: dict[int, list[int]] = {}
+    for daughter, parent in sorted(parents.items()):
+        if daughter not in frames or parent not in frames:
+            raise ValueError(f"cell {parent} cannot be the parent of {daughter}: the movie does not show both")
+        if frames[daughter][0] <= frames[parent][-1]:
+            raise ValueError(f"cell {daughter} appears in frame {frames[daughter][0]}, when its parent {parent} lives")
+        daughters.setdefault(parent, []).append(daughter)
+    return {
+        label: Track(
+            label=label,
+            frames=times,
+            daughters=tuple(daughters.get(label, ())),
+            capped=label in daughters,
+            frame_div=min((frames[daughter][0] for daughter in daughters.get(label, ())), default=None),
+            parent=parents.get(label),
+        )
+        for label, times in frames.items()
+    }
 
 
 Result: TypeAlias = Labels | Spots | AnyArray

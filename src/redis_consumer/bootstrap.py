@@ -7,7 +7,7 @@ import secrets
 import sys
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -95,7 +95,7 @@ def build_worker(settings: Settings) -> Worker:
     stopping = threading.Event()
     server = build_model_server(settings)
     slots = Slots(settings.concurrency * IN_FLIGHT)
-    metrics = build_metrics(settings, redis) if settings.health_port else None
+    metrics = build_metrics(at_source(settings), redis) if settings.health_port else None
     observer: Observer = metrics or NoObserver()
     heartbeat = Heartbeat(settings.lease_seconds)
     time_limit = TimeLimit(settings.max_job_seconds, lambda error: worker.stop(because=error))
@@ -120,10 +120,15 @@ def build_worker(settings: Settings) -> Worker:
     return worker
 
 
+def at_source(settings: Settings) -> Settings:
+    """Return the settings with the queue that this consumer type takes jobs from, for the one that was named."""
+    return replace(settings, queue=find_consumer(settings.consumer_type, CONSUMERS).source_of(settings.queue))
+
+
 def build_lane(shared: Shared, number: int) -> Lane:
     """Return one lane, with a queue view, a consumer and patience of its own."""
     settings = shared.settings
-    queue, observed = shared.observer.lane(build_queue(settings, shared.redis, f"{shared.process}-{number}"))
+    queue, observed = shared.observer.lane(build_queue(at_source(settings), shared.redis, f"{shared.process}-{number}"))
     retries: deque[str] = deque()
 
     def refused(error: ConsumerError) -> None:

@@ -246,6 +246,10 @@ class MeasuredStorage:
         """See `Storage.deposit`."""
         return self._storage.deposit(path)
 
+    def remove(self, keys: Iterable[str]) -> None:
+        """See `Storage.remove`."""
+        self._storage.remove(keys)
+
     def url(self, key: str) -> str:
         """See `Storage.url`."""
         return self._storage.url(key)

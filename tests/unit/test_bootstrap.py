@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import zipfile
 from typing import TYPE_CHECKING
 
 import grpc
@@ -118,6 +119,22 @@ class TestBuildWorker:
         assert one.tools.retries is not other.tools.retries
         assert (one.name, one.queue) == ("pod", "q")
         assert Seen.warmed.wait(WAIT)
+
+    def test_the_zip_type_takes_the_jobs_of_the_twin_and_submits_to_the_queue(
+        self, broker: MemoryBroker, bucket: Path
+    ) -> None:
+        (bucket / "uploads").mkdir()
+        with zipfile.ZipFile(bucket / "uploads" / "a.zip", "w") as archive:
+            archive.writestr("a.tif", b"pixels")
+        key = MemorySubmitter(broker).submit("q-zip", "a.zip", {"input_file_name": "uploads/a.zip"})
+        settings = settings_of(bucket, QUEUE="Q", CONSUMER_TYPE="zip")
+        (lane,) = bootstrap.build_worker(settings)._lanes
+        job = lane.queue.claim(timeout=0)
+        assert job
+        assert job.key == key
+        assert lane.handle(job) == "waiting"
+        (child,) = broker.queues["q"]
+        assert child.startswith("q:a.tif:")
 
     def test_the_segmentation_type_does_a_whole_job(
         self, broker: MemoryBroker, bucket: Path, monkeypatch: pytest.MonkeyPatch

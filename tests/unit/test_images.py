@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image as PillowImage
 
 from redis_consumer.errors import JobRejected
-from redis_consumer.images import ImageFile, ImageLimits, read_image
+from redis_consumer.images import ImageFile, ImageLimits, read_image, read_image_seed
 from redis_consumer.images.axes import rows_first
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ class TestTiff:
         image = read_image(tmp_path / "x.tif")
         np.testing.assert_array_equal(image.pixels[0, :, :, 0], array)
         assert image.others == others
+        assert read_image_seed(tmp_path / "x.tif").shape == (*planes[first][0].shape, 1)  # as it always did
 
     def test_of_equal_images_the_first_is_read_and_the_others_are_counted(self, tmp_path: Path) -> None:
         arrays = [numbers(9, 11) for _ in range(3)]

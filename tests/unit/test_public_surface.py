@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redis_consumer import arrays, consumers, errors, job, utils
-from redis_consumer.consumers import CONSUMERS, Consumer, ImageConsumer, TensorFlowServingConsumer
+from redis_consumer.consumers import CONSUMERS, Children, Consumer, ImageConsumer, TensorFlowServingConsumer
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -28,6 +28,8 @@ def public_names(module: ModuleType) -> set[str]:
 def test_consumers() -> None:
     assert set(consumers.__all__) == {
         "CONSUMERS",
+        "ChildResult",
+        "Children",
         "Consumer",
         "ImageConsumer",
         "ImageFileConsumer",
@@ -38,18 +40,19 @@ def test_consumers() -> None:
         "SpotConsumer",
         "TensorFlowServingConsumer",
         "Tools",
+        "ZipFileConsumer",
         "consumer",
     }
     assert all(hasattr(consumers, name) for name in consumers.__all__)
 
 
 def test_consumer_types() -> None:
-    assert set(CONSUMERS) == {"image", "segmentation", "mesmer", "multiplex", "spot"}
+    assert set(CONSUMERS) == {"image", "segmentation", "mesmer", "multiplex", "spot", "zip"}
     assert all(issubclass(consumer_type, Consumer) for consumer_type in CONSUMERS.values())
 
 
 def test_arrays() -> None:
-    assert {"Labels", "as_image"} <= public_names(arrays)
+    assert {"Labels", "Track", "Tracks", "as_image"} <= public_names(arrays)
     assert {"AnyArray", "Image"} <= vars(arrays).keys()
 
 
@@ -123,6 +126,14 @@ def test_utils() -> None:
         (Consumer, "get_current_timestamp", ""),
         (Consumer, "handle", "job"),
         (Consumer, "equip", "tools"),
+        (Consumer, "source_of", "queue"),
+        (Consumer, "children", ""),
+        (Children, "submit", "parts, fields"),
+        (Children, "child", "queue, name, fields"),
+        (Children, "upload", "path, subdir"),
+        (Children, "results", ""),
+        (Children, "fetch", "child, folder"),
+        (Children, "clear_away", "children, seconds"),
         (TensorFlowServingConsumer, "grpc_image", "img, model_name, model_version"),
         (TensorFlowServingConsumer, "_get_predict_client", "model_name, model_version"),
         (TensorFlowServingConsumer, "get_model_metadata", "model_name, model_version"),
@@ -132,7 +143,7 @@ def test_utils() -> None:
 )
 def test_methods_keep_their_parameters(owner: type, name: str, signature: str) -> None:
     parameters = list(inspect.signature(getattr(owner, name)).parameters)
-    assert ", ".join(parameters[1:]) == signature
+    assert ", ".join(name for name in parameters if name != "self") == signature
 
 
 HEAVY = (

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from redis_consumer.archives import archive_limits
+from redis_consumer.consumers.children import Children
 from redis_consumer.errors import JobRejected
 from redis_consumer.grpc_clients import PredictClient
 from redis_consumer.job import Job, ModelId, Status
@@ -80,6 +82,11 @@ class Consumer:
     """Whether a worker is ready only when the model server answers."""
 
     @staticmethod
+    def source_of(queue: str) -> str:
+        """Return the queue whose jobs this type does, for what the setting `QUEUE` says: the same, by default."""
+        return queue
+
+    @staticmethod
     def warm_up() -> None:
         """Load what the first job would wait for: called once, in a thread beside the lanes.  Nothing, by default."""
 
@@ -123,9 +130,19 @@ class Consumer:
         stamp = {"updated_at": self.get_current_timestamp(), "updated_by": self.name}
         self.redis.hset(redis_hash, mapping={**fields, **stamp})
 
+    def children(self) -> Children:
+        """Return what fans the job in hand out into children, and gathers their results."""
+        tools = self._tools()
+        return Children(self.job, tools.jobs, self.storage, self.redis, archive_limits(tools.settings))
+
     def get_current_timestamp(self) -> str:
         """Return the time as readers of a job's hash expect it: ISO 8601 with the UTC offset."""
         return dt.datetime.now(dt.UTC).isoformat()
+
+    def _tools(self) -> Tools:
+        if self.tools is None:
+            raise RuntimeError(f"{type(self).__name__} was not equipped: call equip(Tools(...)) first")
+        return self.tools
 
 
 class TensorFlowServingConsumer(Consumer):
@@ -179,8 +196,3 @@ class TensorFlowServingConsumer(Consumer):
 
     def _inputs(self, model: ModelId) -> Sequence[TensorSpec]:
         return self._tools().models.describe(model)
-
-    def _tools(self) -> Tools:
-        if self.tools is None:
-            raise RuntimeError(f"{type(self).__name__} was not equipped: call equip(Tools(...)) first")
-        return self.tools

@@ -73,9 +73,13 @@ class ImageConsumer(TensorFlowServingConsumer):
             self.work = Work(self.job, tools.jobs, self.storage, folder, unspoken=self.unspoken)
             self._account = Account(tools)
             picture = self.load()
-            result = self.analyze(self.channels(picture), self.job)
+            image = self.channels(picture)
+            # Only the extras look at the whole image again: else what is not analysed need not be kept meanwhile.
+            kept = picture if tools.settings.extra_outputs else None
+            del picture
+            result = self.analyze(image, self.job)
             self.work.enter(Status.SAVING_RESULTS)
-            return self.work.deliver(self._save(result), self.extras(picture, result))
+            return self.work.deliver(self._save(result), self.extras(kept, result) if kept else {})
 
     def load(self) -> ImageFile:
         """Return the job's image."""
@@ -85,8 +89,7 @@ class ImageConsumer(TensorFlowServingConsumer):
         """Return the channels to analyse, and note which in the job."""
         choice = self.choose(picture)
         self.work.note(**choice.fields(picture.channel_names))
-        if choice.origin == "job":
-            self.work.parameters.setdefault("channels", choice.indexes)
+        self.work.parameters["channels"] = self.chosen(choice)
         return picture.channels(choice.indexes)
 
     def choose(self, picture: ImageFile) -> Choice:
@@ -97,6 +100,10 @@ class ImageConsumer(TensorFlowServingConsumer):
         """
         wanted = [part for part in self.channel_parts() if part]
         return named_channels(wanted, picture) if wanted else default_channels(picture)
+
+    def chosen(self, choice: Choice) -> object:
+        """Return what the provenance tells about the channels."""
+        return choice.indexes
 
     def channel_parts(self) -> list[str]:
         """Return the field `channels`, cut at its commas."""

@@ -82,18 +82,16 @@ class ImageFileConsumer(ImageConsumer):
         self.work.parameters |= {**names_of_steps, "scale": scale, "cuts": cuts, "field_size": field_size}
         check_zoom([image for _, image in parts], scale, self._tools().settings.max_image_pixels)
         prepared = deque(understood(prepare, zoomed(image, scale)) for _, image in parts)
+        predict = self.predict_whole if boxes else partial(self.predict_with, cuts=cuts, field_size=field_size)
         results = []
         for model, image in parts:
             # Taken out: the image for one model need not be there while the labels of the next one are made.
-            ready = prepared.popleft()
-            if boxes:
-                ready = self.predictor().fitted(model, ready)
-                outputs = self.predict_whole(model, ready)
-            else:
-                outputs = self.predict_with(model, ready, cuts=cuts, field_size=field_size)
-            labels = understood(finish(size=(ready.shape[1], ready.shape[2])), outputs)
-            del ready, outputs
-            results.append(unzoomed(labels, image.shape[1:3]))
+            ready = self.predictor().fitted(model, prepared.popleft()) if boxes else prepared.popleft()
+            size = (ready.shape[1], ready.shape[2])
+            outputs = predict(model, ready)
+            del ready
+            results.append(unzoomed(understood(finish(size=size), outputs), image.shape[1:3]))
+            del outputs
         return features(results, names)
 
     def scale(self, job: Job, image: Image) -> float:
@@ -158,22 +156,23 @@ class SegmentationConsumer(ImageFileConsumer):
             raise JobRejected(
                 f"The field 'channels' names {len(parts)} roles: allowed are {len(ROLES)} ({', '.join(ROLES)})"
             )
-        if not any(parts):
-            return super().choose(picture)
-        choice = named_channels(parts, picture)
-        roles = zip(ROLES, choice.positions, strict=False)
-        self.work.parameters["channels"] = {role: index for role, index in roles if index is not None}
-        return choice
+        return named_channels(parts, picture) if any(parts) else super().choose(picture)
+
+    def chosen(self, choice: Choice) -> object:
+        """Return the channel of each role; without roles, the channels."""
+        if choice.origin != "job":
+            return choice.indexes
+        return {role: index for role, index in zip(ROLES, choice.positions, strict=False) if index is not None}
 
     def analyze(self, image: Image, job: Job) -> Result:
         """Segment each role that the job names, its channel taken in turn; without any, the image is nuclei."""
         settings = self._tools().settings
-        models = (settings.nuclear_model, settings.cytoplasm_model, settings.phase_model)
-        wanted = {r: m for r, m, part in zip(ROLES, models, self.channel_parts(), strict=False) if part}
-        if not wanted:
+        models = dict(zip(ROLES, (settings.nuclear_model, settings.cytoplasm_model, settings.phase_model), strict=True))
+        roles = tuple(role for role, part in zip(ROLES, self.channel_parts(), strict=False) if part)
+        if not roles:
             return self.segment([(self.job_model() or self.default_model(), image)], job)
-        parts = [(self.job_model() or model, image[..., i : i + 1]) for i, model in enumerate(wanted.values())]
-        return self.segment(parts, job, tuple(wanted))
+        parts = [(self.job_model() or models[role], image[..., i : i + 1]) for i, role in enumerate(roles)]
+        return self.segment(parts, job, roles)
 
 
 def steps(

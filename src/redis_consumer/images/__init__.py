@@ -120,7 +120,7 @@ def read_image_seed(path: str | Path) -> npt.NDArray[np.float32]:
     path = Path(path)
     with _readable(path):
         if _start_of(path).startswith(TIFF_STARTS):
-            with open_tiff(path) as source:
+            with open_tiff(path, first=True) as source:
                 _check_type(path.name, source)
                 _check_values(path.name, source.shape, SEED_CEILING)
                 return source.decode().astype(np.float32)[..., np.newaxis]
@@ -178,8 +178,10 @@ def _check_type(name: str, source: Source) -> None:
 
 def _check_layout(name: str, layout: str, sizes: Sequence[int]) -> None:
     """Reject two axes of frames, or channels of colours."""
+    if not set("YX") <= set(layout):
+        raise JobRejected(f"The image {name!r} cannot be read: it is damaged, nothing says how large it is")
     kinds = (set(layout) & set(FRAMES), set(layout) & set(CHANNELS))
-    if any(len(kind) > 1 for kind in kinds) or len(set(layout)) != len(layout) or not set("YX") <= set(layout):
+    if any(len(kind) > 1 for kind in kinds) or len(set(layout)) != len(layout):
         times = " x ".join(map(str, sizes))
         raise JobRejected(
             f"The image {name!r} has the axes {layout} ({times}): allowed are Y and X, one of T, Z, B and one of C, S"

@@ -53,8 +53,8 @@ class _Alone(io.FileIO):
 
 
 @contextmanager
-def open_tiff(path: Path) -> Iterator[Source]:
-    """Give the first series of the file; JobRejected where it promises data that are not in the file."""
+def open_tiff(path: Path, *, first: bool = False) -> Iterator[Source]:
+    """Give the largest image of the file, or its `first`; JobRejected where it promises data that are not there."""
     import tifffile
 
     quiet = logging.getLogger("tifffile")
@@ -66,7 +66,7 @@ def open_tiff(path: Path) -> Iterator[Source]:
         images = images or file.series
         if not images:
             raise JobRejected(f"The image {path.name!r} cannot be read: the TIFF holds no image")
-        series = max(images, key=_plane_pixels)
+        series = file.series[0] if first else max(images, key=_plane_pixels)
         number = next(i for i, other in enumerate(file.series) if other is series)
         page, ome = series.keyframe, (file.ome_metadata or "") if file.is_ome else ""
         painted = page.photometric == PALETTE and not file.is_imagej and not is_ramp(_colormap(page))

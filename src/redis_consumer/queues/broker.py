@@ -126,8 +126,15 @@ class MemoryBroker:
                 kept,
             )
         parent = self.records.get(record.parent)
-        if parent and parent.due is not None and parent.complete and not self.open_children(parent):
-            self.wake(record.parent)
+        if parent and parent.due is not None and parent.complete and self.is_open(record.parent):
+            self.tell_parent(record.parent, parent)
+
+    def tell_parent(self, key: str, record: Record) -> None:
+        """Count the final children of a parent that waits; wake it after the last one."""
+        final = sum(not self.is_open(child) for child in record.children)
+        self.jobs[key]["progress"] = str(100 * final // len(record.children))
+        if final == len(record.children):
+            self.wake(key)
 
     def revive(self, letter: DeadLetter, by: str) -> None:
         """Make a new job of a dead one, under its name."""
@@ -135,7 +142,7 @@ class MemoryBroker:
         self.jobs[letter.key] = {**letter.fields, **known}
         for name in ("reason", "progress", "identity_started"):
             self.jobs[letter.key].pop(name, None)
-        self.records[letter.key] = Record(letter.queue)
+        self.records[letter.key] = Record(letter.queue, parent=self.records[letter.key].parent)
         self.write(letter.key, {"status": Status.NEW}, by)
         self.push(letter.key, Place.BACK)
 
@@ -172,5 +179,6 @@ def submit(broker: MemoryBroker, queue: str, name: str, fields: Mapping[str, Fie
     defaults = {"status": str(Status.NEW), "created_at": now, "updated_at": now, "identity_upload": host}
     broker.jobs[key] = defaults | texts(fields)
     broker.records[key] = Record(queue)
-    broker.push(key, Place.BACK)
+    if broker.is_open(key):
+        broker.push(key, Place.BACK)
     return key

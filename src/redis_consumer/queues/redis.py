@@ -43,6 +43,8 @@ UPDATE_SECONDS = 60.0
 """How long a write into a job in hand is repeated: a server that restarts is back by then."""
 CHILDREN_AT_A_TIME = 100
 """In one script, during which the server does nothing else."""
+CHUNK_SECONDS = 1.0
+"""Where children are slow to come, the first are not held up by the others for longer than this."""
 VERSION = f"{__version__} on Python {platform.python_version()}"
 """Stands in the history of each delivery."""
 
@@ -127,15 +129,13 @@ class RedisJobQueue:
 
     def submit_children(self, parent: Job, children: Iterable[Child]) -> list[str]:
         """See `JobQueue.submit_children`."""
-        keys = self._children(parent)
-        left = islice(children, len(keys), None)
+        known = len(self._children(parent))
+        left = iter(islice(children, known, None))
         complete = False
         while not complete:
-            chunk = list(islice(left, CHILDREN_AT_A_TIME))
-            complete = len(chunk) < CHILDREN_AT_A_TIME
-            self._submit_chunk(parent, len(keys), chunk, complete=complete)
-            keys = self._children(parent)
-        return keys
+            chunk, complete = next_chunk(left)
+            known = self._submit_chunk(parent, known, chunk, complete=complete)
+        return self._children(parent)
 
     def children(self, parent: Job) -> Iterator[tuple[str, dict[str, str]]]:
         """See `JobQueue.children`."""
@@ -244,7 +244,7 @@ class RedisJobQueue:
             keys: list[str] = master.zrange(packed(f"redis-consumer:children:{parent.key}"), 0, -1)
         return keys
 
-    def _submit_chunk(self, parent: Job, first: int, children: list[Child], *, complete: bool) -> None:
+    def _submit_chunk(self, parent: Job, first: int, children: list[Child], *, complete: bool) -> int:
         arguments: list[object] = [parent.token, self._pod, first, int(complete)]
         for child in children:
             fields = flat(texts(child.fields))
@@ -253,8 +253,9 @@ class RedisJobQueue:
         def ask() -> Any:
             return self._scripts.run("submit_children", parent.key, args=arguments, confirm=True)
 
-        answer, *_ = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS)
+        answer, *known = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS)
         self._demand(parent, answer == "held")
+        return int(known[0])
 
     def _demand(self, job: Job, ours: bool) -> None:  # noqa: FBT001 - the answer, in a word
         if not ours:
@@ -292,6 +293,16 @@ class RedisSubmitter:
         """See `Submitter.read`."""
         fields: dict[str, str] = self._client.hgetall(packed(key))
         return fields
+
+
+def next_chunk(children: Iterator[Child]) -> tuple[list[Child], bool]:
+    """Return the children that come within a moment, and whether they were the last ones."""
+    chunk, ends = [], time.monotonic() + CHUNK_SECONDS
+    for child in children:
+        chunk.append(child)
+        if len(chunk) == CHILDREN_AT_A_TIME or time.monotonic() > ends:
+            return chunk, False
+    return chunk, True
 
 
 def hashes(client: RedisClient, keys: Iterable[str]) -> list[dict[str, str]]:

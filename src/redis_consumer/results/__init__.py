@@ -107,7 +107,8 @@ def _channels(array: AnyArray) -> Sequence[AnyArray]:
 def entry_stem(name: str) -> str:
     """Return the user's file name without its last extension, as a relative path that stays where it is put."""
     safe = PurePosixPath(safe_name(name) or "image")
-    return str(safe.with_name(safe.stem))
+    # Of "..tif" the stem is ".", which is no name.
+    return str(safe.with_name(safe.stem if safe.stem.strip(".") else "image"))
 
 
 def safe_name(name: str) -> str:

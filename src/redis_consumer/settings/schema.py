@@ -114,7 +114,7 @@ class Settings:
         3600,
         "How long the children of a finished job stay in Redis, s",
         group=Group.JOBS,
-        used_by=("zip",),
+        used_by=_PARENTS,
     )
 
     # Redis.

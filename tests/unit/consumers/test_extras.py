@@ -226,4 +226,4 @@ def test_an_analysis_may_tell_its_parameters(lab: Lab) -> None:
             self.work.parameters["threshold"] = float(job.get("threshold", "10"))
             return Labels((image > 10).astype(np.int32))
 
-    assert provenance(lab, lab.run(Telling, checkers((20, 30))))["parameters"] == {"threshold": 10.0}
+    assert provenance(lab, lab.run(Telling, checkers((20, 30))))["parameters"] == {"channels": [0], "threshold": 10.0}

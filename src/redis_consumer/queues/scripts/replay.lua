@@ -16,7 +16,12 @@ end
 if #fields > 0 then redis.call('HSET', job, unpack(fields)) end
 redis.call('HDEL', job, 'reason', 'progress', 'identity_started')
 touch(job, who, 'status', 'new')
+local parent = recorded(job, 'parent')
 redis.call('DEL', record(job), children_of(job), open_children_of(job))
+if parent and is_open(parent) then  -- it waits for this child once more
+  set_recorded(job, 'parent', parent)
+  redis.call('SADD', open_children_of(parent), job)
+end
 redis.call('HDEL', DEAD, job)
 push(letter.queue, job, 'back')
 return 'replayed'
