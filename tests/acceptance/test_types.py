@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 import uuid
+import zipfile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -164,6 +165,22 @@ def test_the_channel_of_spots_is_the_jobs_choice(bench: Bench) -> None:
     key = bench.upload(np.stack([dots(), DOTS]))
     (points,) = spots(bench, bench.done(bench.push("spot", key, dimension_order="CXY", channels="1"))).values()
     assert len(points) == len(PLACES)
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("queue", ["mesmer", "spot"])
+def test_a_batch_holds_what_each_image_would_have_alone(bench: Bench, queue: str) -> None:
+    worker = bench.worker(f"{queue}-zip-1", QUEUE=queue, CONSUMER_TYPE="zip")
+    members = {"b/spot.tif": tiff(IMAGES[queue]), "a, 1.tif": tiff(IMAGES[queue])}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    entries = bench.entries(bench.done(bench.push(f"{queue}-zip", bench.upload(file.getvalue(), "plate.zip"))))
+    assert list(entries) == [entry.format(stem) for stem in ("b/spot", "a, 1") for entry in ENTRIES[queue]]
+    worker.stop()
 
 
 # What succeeds all the same.

@@ -53,7 +53,7 @@ def test_consumer_types() -> None:
 
 def test_arrays() -> None:
     assert {"Labels", "Track", "Tracks", "as_image"} <= public_names(arrays)
-    assert {"AnyArray", "Image"} <= vars(arrays).keys()
+    assert {"AnyArray", "Image", "Result"} <= vars(arrays).keys()
 
 
 def test_job() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,10 @@ class Predictor:
             return [join(heads, grid) for heads in self._heads(model, pieces)]
         size = (tile_size(image.shape[1], height), tile_size(image.shape[2], width))
         tiles, tiling = tile(image, size, pad_mode=pad_mode)
-        return [untile(heads, tiling) for heads in self._heads(model, tiles)]
+        heads = deque(self._heads(model, tiles))
+        del tiles
+        # Taken out one by one: they are much larger than what they become.
+        return [untile(heads.popleft(), tiling) for _ in range(len(heads))]
 
     def whole(self, model: ModelId, image: Image) -> list[AnyArray]:
         """Return the model's outputs, sorted by name, as they are: one entry for each frame, of any shape.

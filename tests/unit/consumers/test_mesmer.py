@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -157,6 +158,22 @@ class TestFlow:
         result = lab.run(MesmerConsumer, TISSUE)
         assert result.fields["scale"] == "0.5"
         assert lab.models.seen[-1][1].shape == (1, 48, 48, 2)
+
+
+class TestExtras:
+    """What stands beside the zip sees the image as it was analysed: two channels, no frames."""
+
+    def test_tables_and_provenance_speak_of_compartments(self, lab: Lab) -> None:
+        lab.environ["EXTRA_OUTPUTS"] = "table-csv,provenance"
+        result = lab.run(MesmerConsumer, TISSUE, compartment="both")
+        keys = json.loads(result.fields["extra_outputs"])
+        table = (lab.folder / "bucket" / keys["table-csv"]).read_text("utf-8")
+        assert table.count("whole-cell") == 4
+        assert table.count("nuclear") == 3
+        told = json.loads((lab.folder / "bucket" / keys["provenance"]).read_text("utf-8"))
+        assert told["parameters"] == {"channels": [0, 1], "compartment": "both", "scale": 1.0}
+        assert told["objects"] == 7
+        assert (told["input"]["axes"], told["input"]["axes_from"]) == ("CYX", "rule")
 
 
 class TestChannels:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,6 +113,16 @@ class TestFlow:
         result = lab.run(SpotConsumer, image, "a.npy", channels="1", dimension_order="XYC")
         assert len(result.files["a_0.npy"]) == 1
         assert result.fields["dim_order"] == "YXC"
+
+
+def test_the_provenance_counts_the_spots(lab: Lab) -> None:
+    lab.environ["EXTRA_OUTPUTS"] = "table-csv,provenance"
+    result = lab.run(SpotConsumer, dots((5, 7), (20, 20)))
+    keys = json.loads(result.fields["extra_outputs"])
+    assert list(keys) == ["provenance"], "cells have tables, spots have points"
+    told = json.loads((lab.folder / "bucket" / keys["provenance"]).read_text("utf-8"))
+    assert told["objects"] == 2
+    assert told["parameters"] == {"channels": [0], "threshold": 0.95, "clip": False}
 
 
 class TestRefused:
