@@ -52,9 +52,10 @@ class MesmerConsumer(ImageFileConsumer):
             check_stains(len(wanted), "The field 'channels' names")
             return named_channels(wanted, picture)
         choice = default_channels(picture)
-        if len(choice.indexes) < len(STAINS):
-            check_stains(len(choice.indexes), f"The image {picture.name!r} has")
-        return replace(choice, positions=choice.positions[: len(STAINS)])
+        if len(choice.positions) > len(STAINS):
+            return Choice(choice.positions[: len(STAINS)], "rule")
+        check_stains(len(choice.positions), f"The image {picture.name!r} has")
+        return choice
 
     def analyze(self, image: Image, job: Job) -> Result:
         """Find the compartments that the job asks for; the result has the size of `image`."""

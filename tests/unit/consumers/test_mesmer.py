@@ -200,6 +200,7 @@ class TestChannels:
         taken = np.moveaxis(self.FOUR[expected], 0, -1)[np.newaxis]
         np.testing.assert_array_equal(seen, multiplex_preprocess(taken.copy()))
         assert result.fields["image_channels"] == ",".join(map(str, expected))
+        assert result.fields["image_channels_from"] == ("job" if channels.strip(",") else "rule")
 
     @pytest.mark.parametrize(
         ("channels", "reason"),
