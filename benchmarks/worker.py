@@ -30,7 +30,7 @@ import tifffile
 from redis_consumer.bootstrap import build_storage
 from redis_consumer.consumers import Consumer
 from redis_consumer.consumers.work import TIME_FIELDS
-from redis_consumer.demo.simulator import Cells, simulate
+from redis_consumer.demo.simulation.nuclei import Cells, simulate
 from redis_consumer.demo.stack import MODELS, neutral_environ
 from redis_consumer.job import FINAL
 from redis_consumer.queues import lua

@@ -19,7 +19,7 @@ import torch
 from network import MULTIPLE, NucleiNet
 
 from redis_consumer import processing
-from redis_consumer.demo import simulator
+from redis_consumer.demo.simulation import nuclei
 
 CANDIDATES: Final[dict[str, tuple[Any, ...]]] = {
     "peak": ((0.15, 0.4), (0.2, 0.45), (0.22, 0.47), (0.25, 0.5), (0.3, 0.55), (0.3, 0.7), (0.4, 0.6)),
@@ -51,7 +51,7 @@ def cases(network: NucleiNet, data: Path, count: int, seed: int) -> list[Case]:
     real = samples.read(data, "train")
     chosen = [real[k] for k in rng.permutation(len(real))[:count]]
     large = evaluate.enlarged([f for f in chosen if samples.typical_diameter(f[1]) > 20][: count // 5], 80)
-    drawn = [simulator.simulate((384, 384), rng=rng) for _ in range(count // 8)]
+    drawn = [nuclei.simulate((384, 384), rng=rng) for _ in range(count // 8)]
     # Without the constant ones, and without smooth noise: no constant helps there, and it would decide the sum.
     empty = [(image, np.zeros(image.shape, np.int32)) for image in evaluate.empty_fields(seed + 7)[2:8]]
     images = [*chosen, *large, *((f.image, f.labels) for f in drawn), *empty]

@@ -25,7 +25,7 @@ from skimage.io import imread
 
 from redis_consumer import processing
 from redis_consumer.consumers.predict import tile_size
-from redis_consumer.demo import simulator
+from redis_consumer.demo.simulation import nuclei
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -179,7 +179,7 @@ def report(model: Model, data: Path | None, colour: Path | None) -> None:
         large = [f for f in val if samples.typical_diameter(f[1]) > 20]
         for diameter in (60, 80, 100):
             print(f"val enlarged to {diameter:3d} px {score(model, enlarged(large, diameter))}")
-    for simulated in simulator.builtin_fields():
+    for simulated in nuclei.builtin_fields():
         print(f"{simulated.name:22s} {score(model, [(simulated.image, simulated.labels)])}")
     found = [int(model.segment(image).max()) for image in empty_fields()]
     print(f"objects in fields without nuclei: {found}")

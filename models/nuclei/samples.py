@@ -205,10 +205,10 @@ def main() -> None:
 
 def simulated(rng: np.random.Generator) -> list[NDArray[np.float16]]:
     """Return samples of one simulated field."""
-    from redis_consumer.demo import simulator
+    from redis_consumer.demo.simulation import nuclei
 
     shape = (int(rng.integers(256, 512)), int(rng.integers(256, 512)))
-    field = simulator.simulate(shape, rng=rng)
+    field = nuclei.simulate(shape, rng=rng)
     return crops(normalise(field.image), field.labels, rng, limit=1)
 
 

@@ -18,13 +18,13 @@ import tifffile
 from PIL import Image
 
 from redis_consumer.demo.score import score
-from redis_consumer.demo.simulator import Cells, Microscope, simulate
+from redis_consumer.demo.simulation.nuclei import Cells, Microscope, simulate
 from redis_consumer.demo.stack import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from redis_consumer.demo.simulator import FieldOfView
+    from redis_consumer.demo.simulation.nuclei import FieldOfView
 
 pytestmark = [
     pytest.mark.slow,

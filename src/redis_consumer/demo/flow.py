@@ -12,7 +12,7 @@ from redis_consumer.bootstrap import build_client
 from redis_consumer.demo.display import Board, Row, results_table
 from redis_consumer.demo.outputs import Outputs, Picture, count, drawn, named, unpack
 from redis_consumer.demo.score import score
-from redis_consumer.demo.simulator import builtin_fields
+from redis_consumer.demo.simulation.nuclei import builtin_fields
 from redis_consumer.demo.stack import QUEUE
 from redis_consumer.errors import ConsumerError
 from redis_consumer.settings import Settings

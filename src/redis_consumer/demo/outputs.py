@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from redis_consumer.demo.simulator import FieldOfView
+    from redis_consumer.demo.simulation.nuclei import FieldOfView
 
     LabelStack = npt.NDArray[np.uint16 | np.uint32]
 

@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from redis_consumer.demo.outputs import Outputs, count, drawn, named, read_labels, unpack
-from redis_consumer.demo.simulator import simulate
+from redis_consumer.demo.simulation.nuclei import simulate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from redis_consumer.demo.display import Board
 from redis_consumer.demo.flow import Watch
 from redis_consumer.demo.run import check_images, run_demo
 from redis_consumer.demo.signals import Signals
-from redis_consumer.demo.simulator import simulate
+from redis_consumer.demo.simulation.nuclei import simulate
 from redis_consumer.demo.stack import Stack
 from redis_consumer.errors import ConsumerError, MissingExtra, SettingsError
 

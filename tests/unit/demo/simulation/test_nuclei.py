@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import ndimage as ndi
 
-from redis_consumer.demo import simulator
-from redis_consumer.demo.simulator import Cells, FieldOfView, Microscope, simulate
+from redis_consumer.demo.simulation import nuclei
+from redis_consumer.demo.simulation.nuclei import Cells, FieldOfView, Microscope, simulate
 
 
 @cache
 def builtin() -> list[FieldOfView]:
-    return simulator.builtin_fields()
+    return nuclei.builtin_fields()
 
 
-def equivalent_diameters(labels: simulator.LabelPlane) -> np.ndarray:
+def equivalent_diameters(labels: nuclei.LabelPlane) -> np.ndarray:
     return np.sqrt(np.bincount(labels.ravel())[1:] * 4 / np.pi)
 
 
