@@ -11,6 +11,8 @@ from scipy import ndimage as ndi
 
 FloatPlane = NDArray[np.float32]
 
+_COARSE_FROM: Final = 64  # pixels; smaller fields are quick anyway
+
 
 @dataclass(frozen=True)
 class Microscope:
@@ -48,11 +50,13 @@ def random_microscope(rng: np.random.Generator) -> Microscope:
     )
 
 
-def record(scene: FloatPlane, microscope: Microscope, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Return the camera's picture of a scene."""
+def record(
+    scene: FloatPlane, microscope: Microscope, rng: np.random.Generator, lamp: FloatPlane | None = None
+) -> NDArray[np.uint16]:
+    """Return the camera's picture of a scene; ``lamp`` is how the light is spread, a new one if none is given."""
     sharp = ndi.gaussian_filter(scene, microscope.blur, truncate=3)
     light = (1 - microscope.haze) * sharp + microscope.haze * _spread(scene) + microscope.background
-    light *= 1 + microscope.unevenness * _illumination(scene.shape, rng)
+    light *= 1 + microscope.unevenness * (illumination(scene.shape, rng) if lamp is None else lamp)
     photons = np.clip(light * microscope.photons, 0, None)
     recorded = rng.standard_normal(scene.shape, dtype=np.float32)
     # A Poisson count of many photons is a normal one; of few, the read noise hides the difference.
@@ -69,10 +73,7 @@ def _spread(scene: FloatPlane) -> FloatPlane:
     return _enlarged(blurred, scene.shape)
 
 
-_COARSE_FROM: Final = 64  # pixels; smaller fields are quick anyway
-
-
-def _illumination(shape: tuple[int, ...], rng: np.random.Generator) -> FloatPlane:
+def illumination(shape: tuple[int, ...], rng: np.random.Generator) -> FloatPlane:
     """Return a slope and a bright spot that need not be in the middle, between about -1 and 1."""
     y, x = np.linspace(-1, 1, shape[0])[:, None], np.linspace(-1, 1, shape[1])[None, :]
     angle, (top, left) = rng.uniform(0, 2 * np.pi), rng.uniform(-0.6, 0.6, 2)

@@ -9,13 +9,16 @@ it. Knows nothing of files, models or jobs. The same seed gives the same field w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 from redis_consumer.demo.simulation.microscope import FloatPlane, Microscope, random_microscope, record
 from redis_consumer.demo.simulation.outline import LabelPlane, Outline, bell, draw, raster
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def random_cells(shape: tuple[int, int], rng: np.random.Generator) -> Cells:
 
 
 def random_nucleus(y: float, x: float, cells: Cells, rng: np.random.Generator) -> Outline:
+    """Return a nucleus of these cells at a place."""
     ripples = 5
     decay = 1 / np.arange(1, ripples + 1)
     dividing = bool(rng.random() < cells.dividing)

@@ -11,6 +11,9 @@ from scipy import ndimage as ndi
 
 LabelPlane = NDArray[np.int32]
 
+SMALLEST: Final = 4  # pixels; what is left of a nucleus at the border may be this small
+_DIRECTIONS: Final = 360  # in which an outline is computed; the Fourier series for each pixel is slow
+
 
 @dataclass(frozen=True)
 class Outline:
@@ -35,8 +38,11 @@ class Outline:
         return wavy
 
 
-def draw(labels: LabelPlane, nucleus: Outline, label: int) -> bool:
-    """Write a nucleus into free pixels; return False, and write nothing, where it does not fit."""
+def draw(labels: LabelPlane, nucleus: Outline, label: int, *, least: float = 0.85) -> bool:
+    """Write a nucleus into free pixels, one piece of them.
+
+    Return False, and write nothing, where less than the part ``least`` of it is free.
+    """
     window, inside = raster(labels.shape, nucleus)
     area = int(inside.sum())
     if area < SMALLEST:
@@ -46,13 +52,10 @@ def draw(labels: LabelPlane, nucleus: Outline, label: int) -> bool:
     if count == 0:
         return False
     largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    if largest.sum() < max(SMALLEST, 0.85 * area):
+    if largest.sum() < max(SMALLEST, least * area):
         return False
     labels[window][largest] = label
     return True
-
-
-SMALLEST: Final = 4  # pixels; what is left of a nucleus at the border may be this small
 
 
 def raster(shape: tuple[int, ...], nucleus: Outline) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
@@ -64,9 +67,6 @@ def raster(shape: tuple[int, ...], nucleus: Outline) -> tuple[tuple[slice, slice
     outline = nucleus.radius_at(np.linspace(-np.pi, np.pi, _DIRECTIONS + 1))
     direction = np.round((np.arctan2(dy, dx) + np.pi) * (_DIRECTIONS / (2 * np.pi))).astype(np.intp)
     return window, dy**2 + dx**2 <= outline[direction] ** 2
-
-
-_DIRECTIONS: Final = 360  # in which an outline is computed; the Fourier series for each pixel is slow
 
 
 def window_of(shape: tuple[int, ...], y: float, x: float, reach: int) -> tuple[slice, slice]:
