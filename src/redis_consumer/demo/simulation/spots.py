@@ -62,7 +62,7 @@ class SpotField:
     def cell_of_points(self) -> NDArray[np.int32]:
         """Return the cell of each point, 0 outside."""
         rows, columns = np.rint(self.points).astype(np.intp).T
-        return self.cells[rows, columns]
+        return np.asarray(self.cells[rows, columns])
 
 
 def simulate_spots(
@@ -99,8 +99,8 @@ def scatter(cells: LabelPlane, spots: Spots, rng: np.random.Generator) -> NDArra
     numbers = rng.poisson(rng.gamma(2.0, spots.per_cell / 2, int(cells.max()) + 1))
     numbers[0] = spots.outside
     chosen = [_some(np.argwhere(frame == cell), number, rng) for cell, number in enumerate(numbers.tolist())]
-    points = np.concatenate(chosen)
-    points = apart(points + rng.uniform(-0.5, 0.5, points.shape), spots.spacing)
+    pixels = np.concatenate(chosen)
+    points = apart(pixels + rng.uniform(-0.5, 0.5, pixels.shape), spots.spacing)
     return points[np.lexsort(points.T[::-1])]
 
 
