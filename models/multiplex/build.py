@@ -24,7 +24,7 @@ from typing import Final
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from graph import Graph, gaussian
@@ -42,11 +42,15 @@ PREFIX: Final = "nuclei_"
 class Calibration:
     """The constants, chosen by hand on simulated tissue (`evaluate.py` with another seed)."""
 
-    rim: float = 0.4
-    """Interior on the rim of a nucleus: the smoothed one is half of it there."""
+    closed: int = 7
+    """Side of the square over which valleys between peaks are filled, pixels: markers are compared over 2 pixels here."""
+    rim: float = 0.3
+    """Interior on the rim of a nucleus; the smoothed one is about 0.2 there, since it rises inwards."""
+    start: float = 0.85
+    """The wave on the rim of a nucleus; it is 1 in the middle, so that nuclei that touch have a valley between them."""
     steps: int = 28
     """Rounds of the wave: no cell reaches farther from its nucleus, pixels."""
-    loss: float = 0.02
+    loss: float = 0.025
     """What the wave loses in each pixel."""
     membrane_loss: float = 0.3
     """What it loses besides in a pixel of a membrane."""
@@ -58,7 +62,7 @@ class Calibration:
     """Ridge, in units of the usual one, from which there may be a membrane, and from which there is."""
     stain: float = 2.0
     """Sigma of the smoothing of the stain, pixels."""
-    stained: tuple[float, float] = (0.08, 0.2)
+    stained: tuple[float, float] = (0.12, 0.3)
     """Smoothed stain that is none, and that is full."""
     window: int = 61
     """Side of the square over which the usual ridge is taken, pixels."""
@@ -68,9 +72,13 @@ def build(nuclei: onnx.ModelProto, c: Calibration) -> Graph:
     """Return the graph."""
     graph = Graph()
     peaks, inside, depth = network(graph, nuclei)
-    interior = graph.apply("Mul", inside, graph.apply("Add", graph.apply("Mul", depth, 1 - c.rim), c.rim))
+    peaks = closed(graph, peaks, c.closed)
+    interior, start = (
+        graph.apply("Mul", inside, graph.apply("Add", graph.apply("Mul", depth, 1 - rim), rim))
+        for rim in (c.rim, c.start)
+    )
     stain = graph.channel("input_1", 1)
-    cells = wave(graph, inside, losses(graph, stain, c), c)
+    cells = wave(graph, start, losses(graph, stain, c), c)
     graph.name(graph.image(peaks), "semantic_0")
     graph.name(classes(graph, cells), "semantic_1")
     graph.name(graph.image(peaks), "semantic_2")
@@ -114,6 +122,12 @@ def weights(graph: Graph, constant: onnx.TensorProto) -> str:
     return graph.apply("Cast", graph.constant(values, np.float16), to=TensorProto.FLOAT)
 
 
+def closed(graph: Graph, plane: str, side: int) -> str:
+    """Return a plane without valleys narrower than ``side`` pixels."""
+    high = graph.highest_around(plane, side, side)
+    return graph.apply("Neg", graph.highest_around(graph.apply("Neg", high), side, side))
+
+
 def losses(graph: Graph, stain: str, c: Calibration) -> str:
     """Return what the wave loses in each pixel."""
     blank = graph.apply("Sub", 1.0, graph.ramp(graph.smoothed(stain, c.stain), *c.stained))
@@ -128,9 +142,7 @@ def membranes(graph: Graph, stain: str, c: Calibration) -> str:
     columns = graph.filtered(stain, bell[:, None], bend[None])
     mixed = graph.filtered(stain, slope[:, None], slope[None])
     half = graph.apply("Mul", graph.apply("Sub", rows, columns), 0.5)
-    root = graph.apply(
-        "Sqrt", graph.apply("Add", graph.apply("Mul", half, half), graph.apply("Mul", mixed, mixed))
-    )
+    root = graph.apply("Sqrt", graph.apply("Add", graph.apply("Mul", half, half), graph.apply("Mul", mixed, mixed)))
     mean = graph.apply("Mul", graph.apply("Add", rows, columns), 0.5)
     ridge = graph.apply("Relu", graph.apply("Sub", root, mean))  # minus the lower eigenvalue
     usual = graph.apply("Add", graph.mean_around(ridge, c.window), 1e-3)

@@ -4,9 +4,9 @@
   several sizes, each scaled so that the size of the blob itself answers most (Lindeberg 1998, Feature detection with
   automatic scale selection).
 * How sure it is: the answer in units of its usual size around (mean of the absolute answers, which spots themselves
-  hardly raise, as they are cut off), plus a little of the image's whole range, so that noise-free images have no spots in
-  their last bits.
-* ``classification`` is high on the highest pixel of each blob alone, so that every threshold finds one pixel for a spot.
+  hardly raise, as they are cut off), plus a little of the image's whole range, so that noise-free images have no spots
+  in their last bits.
+* ``classification`` is high on the highest pixel of each blob alone, so that any threshold finds one pixel for a spot.
 * ``offset_regression`` is where a parabola through the pixel and its neighbours has its top.
 """
 

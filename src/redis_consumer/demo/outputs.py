@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from redis_consumer.demo.picture import overlay
+from redis_consumer.demo.pictures.outlines import overlay
 from redis_consumer.images import read_image
 
 if TYPE_CHECKING:

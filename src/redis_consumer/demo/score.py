@@ -20,7 +20,7 @@ class Score:
     """What was found of the true objects."""
 
     matched: int
-    """Pairs of a found and a true object whose intersection over union is above 0.5."""
+    """Pairs of a found and a true object whose intersection over union is high enough."""
     found: int
     true: int
 
@@ -31,10 +31,10 @@ class Score:
         return 2 * self.matched / total if total else 1.0
 
 
-def score(found: LabelPlane, truth: LabelPlane) -> Score:
+def score(found: LabelPlane, truth: LabelPlane, least: float = HALF) -> Score:
     """Compare two label images of one shape (0 is background); ValueError if the shapes differ.
 
-    Pairs above an intersection over union of 0.5 are unique, so that no assignment has to be solved
+    Pairs count from an intersection over union above ``least``.  From 0.5 on they are unique, so that no assignment has to be solved
     (Kirillov et al. 2019, Panoptic Segmentation, https://arxiv.org/abs/1801.00868).
     """
     if found.shape != truth.shape:
@@ -43,7 +43,7 @@ def score(found: LabelPlane, truth: LabelPlane) -> Score:
     areas = counts.sum(axis=1, keepdims=True), counts.sum(axis=0, keepdims=True)
     overlap = counts[1:, 1:]
     union = areas[0][1:] + areas[1][:, 1:] - overlap
-    return Score(int(np.count_nonzero(overlap > HALF * union)), overlap.shape[0], overlap.shape[1])
+    return Score(int(np.count_nonzero(overlap > least * union)), overlap.shape[0], overlap.shape[1])
 
 
 def contingency(found: LabelPlane, truth: LabelPlane) -> npt.NDArray[np.int64]:

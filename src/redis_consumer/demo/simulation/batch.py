@@ -20,7 +20,7 @@ def builtin_batch() -> dict[str, FieldOfView]:
         "plate 1/A01/field 2.tif": replace(cells, count=70, clustering=0.6),
         "plate 1/B02/field 1.tif": replace(cells, count=16, diameter=44),
         "plate 2/untreated.png": replace(cells, count=55, spots=0.4),
-        "plate 2/treated, 10 µM.png": replace(cells, count=12, brightness_spread=0.5),
+        "plate 2/treated, 10 uM.png": replace(cells, count=12, brightness_spread=0.5),
         "blank.tif": replace(cells, count=0, defocused=0),
     }
     microscope = Microscope(unevenness=0.1)

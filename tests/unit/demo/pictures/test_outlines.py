@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from redis_consumer.demo.picture import LARGE, PALETTE, PEAK, colours, outlines, overlay, stretched, touching
+from redis_consumer.demo.pictures.outlines import LARGE, PALETTE, PEAK, colours, outlines, overlay, stretched, touching
 
 if TYPE_CHECKING:
     import numpy.typing as npt
