@@ -1,12 +1,12 @@
 """Write the multiplex (tissue) model: the trained nuclei network, and cells that grow from its nuclei by fixed steps.
 
-Nothing was trained for it.  The nuclear heads are those of ``NuclearSegmentation``, whose weights are in this graph as half
-floats, with other last operations, because ``deep_watershed`` has other parameters here: interiors are smoothed with
-sigma 2 and cut at 0.2.
+Nothing was trained for it.  The nuclear heads are those of ``NuclearSegmentation``, whose weights are in this graph as
+half floats, with other last operations, because ``deep_watershed`` has other parameters here: interiors are smoothed
+with sigma 2 and cut at 0.2.
 
 A cell is where a wave from its nucleus arrives.  The wave starts as 1 inside nuclei and loses a little in each pixel,
-much on a membrane, and more where nothing is stained; it is computed by rounds of a 3 x 3 maximum.  Where the waves of two
-nuclei meet is a valley, hence the border: on the membrane between them, if there is one.
+much on a membrane, and more where nothing is stained; it is computed by rounds of a 3 x 3 maximum.  Where the waves of
+two nuclei meet is a valley, hence the border: on the membrane between them, if there is one.
 
 * Membranes are bright ridges: the lower eigenvalue of the Hessian (Steger 1998, An unbiased detector of curvilinear
   structures), upside down, in units of its usual size around.
@@ -43,7 +43,7 @@ class Calibration:
     """The constants, chosen by hand on simulated tissue (`evaluate.py` with another seed)."""
 
     closed: int = 7
-    """Side of the square over which valleys between peaks are filled, pixels: markers are compared over 2 pixels here."""
+    """Side of the square over which valleys between peaks are filled, pixels: markers are hardly compared here."""
     rim: float = 0.3
     """Interior on the rim of a nucleus; the smoothed one is about 0.2 there, since it rises inwards."""
     start: float = 0.85

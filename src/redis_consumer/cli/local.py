@@ -13,6 +13,7 @@ from redis_consumer.cli.options import (
     settings_of,
     start_logging,
 )
+from redis_consumer.demo.kinds import KINDS
 
 if TYPE_CHECKING:
     import argparse
@@ -25,20 +26,24 @@ def add_demo(commands: Commands) -> None:
     command = new_command(
         commands,
         "demo",
-        "find nuclei in images: everything is started, shown and ended",
+        "find nuclei and more in images: everything is started, shown and ended",
         """
-        Starts Redis, a model server and a worker on this machine, submits the images through them, and leaves
-        for each the result zip, the label image and a picture with outlines.  Without images it takes simulated
-        fields of view, whose true nuclei are known.
+        Starts Redis, a model server and workers on this machine, submits the images through them, and leaves for
+        each the result zip and a picture of what was found.  Without images it takes simulated ones, of which is
+        known what there is to find.
 
         examples:
           redis-consumer demo
           redis-consumer demo my-nuclei/*.tif --output found
+          redis-consumer demo --type zip plates.zip
         """,
         demo,
     )
-    command.add_argument("images", nargs="*", metavar="IMAGE", help="fluorescence images of nuclei")
+    command.add_argument("images", nargs="*", metavar="IMAGE", help="images, or archives of them for `zip`")
     command.set_defaults(several="images")
+    command.add_argument(
+        "--type", choices=tuple(KINDS), default="segmentation", help="of the jobs (default: %(default)s)"
+    )
     command.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="default: demo-output")
     command.add_argument("--keep", action="store_true", help="leave it running and print how to connect")
 
@@ -47,7 +52,8 @@ def demo(arguments: argparse.Namespace) -> int:
     """Run the demo."""
     from redis_consumer.demo.run import run_demo
 
-    return run_demo([Path(image) for image in arguments.images], arguments.output, keep=arguments.keep)
+    images = [Path(image) for image in arguments.images]
+    return run_demo(images, arguments.output, kind=arguments.type, keep=arguments.keep)
 
 
 def add_serve_models(commands: Commands) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from redis_consumer.demo.score import Score
+    from redis_consumer.demo.kinds.base import Found
 
 WIDE = 400
 """Columns of a file or a pipe: nobody wants paths and reasons folded there."""
@@ -104,9 +104,8 @@ class Row:
     image: Path
     fields: Mapping[str, str]
     """The job's hash at its end."""
-    size: str = UNKNOWN
-    found: int = 0
-    score: Score | None = None
+    found: Found | None = None
+    """What the result holds, if there is one."""
     result: Path | None = None
 
     @property
@@ -122,12 +121,12 @@ class Row:
         return text.replace(upload, self.image.name) if upload else text
 
 
-def results_table(rows: Sequence[Row]) -> Table:
-    """Return the table of results; the column F1 only where some truth is known."""
-    scored = any(row.score for row in rows)
+def results_table(rows: Sequence[Row], objects: str) -> Table:
+    """Return the table of results and their `objects`; the column F1 only where some truth is known."""
+    scored = any(row.found and row.found.score for row in rows)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("image", overflow="fold")
-    for heading in ("size", "nuclei", *(("F1",) if scored else ()), *SECONDS):
+    for heading in ("size", objects, *(("F1",) if scored else ()), *SECONDS):
         table.add_column(heading, justify="right")
     table.add_column("result", overflow="fold")
     for row in rows:
@@ -137,15 +136,16 @@ def results_table(rows: Sequence[Row]) -> Table:
 
 def cells(row: Row, *, scored: bool) -> list[str | Text]:
     """Return the cells of one row."""
-    f1 = [f"{row.score.f1:.3f}" if row.score else UNKNOWN] if scored else []
+    size, number, f1 = UNKNOWN, UNKNOWN, UNKNOWN
+    end = Text(str(row.result)) if row.done else Text(f"failed: {row.reason}", "red")
+    if row.found:
+        size, number = row.found.size, str(row.found.count)
+        f1 = f"{row.found.score.f1:.3f}" if row.found.score else UNKNOWN
     seconds = [
         waited(row.fields),
         *(in_seconds(row.fields.get(name)) for name in ("prediction_time", "postprocess_time")),
     ]
-    found, end = str(row.found), Text(str(row.result))
-    if not row.done:
-        found, end = UNKNOWN, Text(f"failed: {row.reason}", "red")
-    return [row.name, row.size, found, *f1, *seconds, end]
+    return [row.name, size, number, *([f1] if scored else []), *seconds, end]
 
 
 def waited(fields: Mapping[str, str]) -> str:

@@ -6,14 +6,13 @@ import shlex
 import shutil
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from redis_consumer.bootstrap import build_client
 from redis_consumer.demo.display import Board, Row, results_table
-from redis_consumer.demo.outputs import Outputs, Picture, count, drawn, named, unpack
-from redis_consumer.demo.score import score
-from redis_consumer.demo.simulation.nuclei import builtin_fields
-from redis_consumer.demo.stack import QUEUE
+from redis_consumer.demo.kinds.base import Outputs
+from redis_consumer.demo.outputs import named
 from redis_consumer.errors import ConsumerError
 from redis_consumer.settings import Settings
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from redis_consumer.client import Client
+    from redis_consumer.demo.kinds.base import Kind, Sample
     from redis_consumer.demo.stack import Stack
 
 SILENCE_SECONDS = 180.0
@@ -33,28 +33,29 @@ ALIVE_SECONDS = 0.5
 TO_CONNECT = ("REDIS_HOST", "REDIS_PORT", "TF_HOST", "TF_PORT", "STORAGE_BUCKET", "QUEUE")
 
 
-def find_nuclei(stack: Stack, images: Sequence[Path], output: Path, console: Console) -> list[Row]:
-    """Have the worker do every image; return what became of each, in order."""
-    console.print("Redis, a model server and a worker are running, each a process of its own.")
-    pictures = pictures_of(images, output, console)
+def run_jobs(kind: Kind[Any], stack: Stack, images: Sequence[Path], output: Path, console: Console) -> list[Row]:
+    """Have the workers do every image; return what became of each, in order."""
+    workers = "a worker" if len(kind.workers) == 1 else f"{len(kind.workers)} workers"
+    console.print(f"Redis, a model server and {workers} are running, each a process of its own.")
+    samples = samples_of(kind, images, output, console)
     client = build_client(Settings.from_environ(stack.environ))
     try:
-        jobs = {client.submit(picture.path, QUEUE): picture for picture in pictures}
-        board = Board(console, {key: picture.name for key, picture in jobs.items()})
+        jobs = {client.submit(sample.path, kind.queue, kind.fields): sample for sample in samples}
+        board = Board(console, {key: sample.name for key, sample in jobs.items()})
         with board.shown():
             ended = client.wait(jobs, on_look=Watch(stack, board).look)
     except ConsumerError:
         stack.check()  # a process that died explains it better
         raise
-    return [unpacked(client, picture, ended[key], output, stack.folder) for key, picture in jobs.items()]
+    return [unpacked(kind, client, sample, ended[key], output, stack.folder) for key, sample in jobs.items()]
 
 
-def pictures_of(images: Sequence[Path], output: Path, console: Console) -> list[Picture]:
+def samples_of(kind: Kind[Any], images: Sequence[Path], output: Path, console: Console) -> list[Sample[Any]]:
     """Return the images that were given, or draw some."""
     if images:
         return named(images, output)
-    console.print(f"No image is given: drawing simulated fields of view into {output / 'input'}")
-    return drawn(builtin_fields(), output / "input")
+    console.print(f"No image is given: drawing simulated ones into {output / 'input'}")
+    return kind.draw(output / "input")
 
 
 class Watch:
@@ -75,25 +76,24 @@ class Watch:
             raise ConsumerError(f"No news of any job for {SILENCE_SECONDS:g} s, the last is {fields.get('status')!r}")
 
 
-def unpacked(client: Client, picture: Picture, fields: Mapping[str, str], output: Path, scratch: Path) -> Row:
-    """Fetch the result of one job, if there is one, and unpack it under the image's own name."""
-    row = Row(picture.name, picture.path, fields)
+def unpacked(
+    kind: Kind[Any], client: Client, sample: Sample[Any], fields: Mapping[str, str], output: Path, scratch: Path
+) -> Row:
+    """Fetch the result of one job, if there is one, and show it under the sample's own name."""
+    row = Row(sample.name, sample.path, fields)
     if not row.done:
         return row
-    outputs = Outputs.of(output, picture.name)
+    outputs = Outputs.of(output, sample.name)
     # By way of a folder of ours: an older result of the same name is replaced, not numbered.
     shutil.move(client.fetch(fields, scratch / "results"), outputs.zip)
-    labels = unpack(outputs, picture.path)
-    found = None if picture.truth is None else score(labels[0], picture.truth)
-    size = " x ".join(map(str, labels.shape if len(labels) > 1 else labels.shape[1:]))
-    return Row(picture.name, picture.path, fields, size, count(labels), found, outputs.zip)
+    return replace(row, found=kind.show(outputs, sample), result=outputs.zip)
 
 
-def report(rows: Sequence[Row], output: Path, console: Console) -> None:
+def report(kind: Kind[Any], rows: Sequence[Row], output: Path, console: Console) -> None:
     """Print the table, and where to look."""
     console.print()
-    console.print(results_table(rows))
-    console.print(f"Beside each zip in {output}: the outlines as *_overlay.png, the label image as *_labels.tif")
+    console.print(results_table(rows, kind.objects))
+    console.print(f"Beside each zip in {output}: {kind.beside}")
 
 
 def wait_for_end(stack: Stack, rows: Sequence[Row], console: Console) -> None:

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run_demo(images: Sequence[Path], output: Path, *, keep: bool) -> int:
-    """Find nuclei in `images`, or in simulated fields of view; return 0 if every job is done, 1 if one failed.
+def run_demo(images: Sequence[Path], output: Path, *, kind: str, keep: bool) -> int:
+    """Run jobs of a kind on `images`, or on simulated ones; return 0 if every job is done, 1 if one failed.
 
-    Leaves a zip, a label image and a picture with outlines for each in `output`.  SettingsError for a file that
+    Leaves a zip and a picture for each in `output`, and for most kinds a label image.  SettingsError for a file that
     cannot be taken, MissingExtra where the extra `demo` is not installed, ConsumerError if a process died; then
     the end of its log stands on stderr.  Nothing that was started lives when this returns or raises; with `keep`
     it returns at Ctrl-C.
     """
     check_extra()
-    check_images(images)
+    from redis_consumer.demo.kinds import find_kind
+
+    shown = find_kind(kind)
+    check_images(images, archives=shown.archives)
     if output.exists() and not output.is_dir():
         raise SettingsError(f"--output is {str(output)!r}: allowed is a folder, or a name for a new one")
     from redis_consumer.demo import flow
@@ -33,10 +36,11 @@ def run_demo(images: Sequence[Path], output: Path, *, keep: bool) -> int:
 
     console = open_console()
     output.mkdir(parents=True, exist_ok=True)
+    logs = output / "logs" if keep else None
     try:
-        with Signals() as signals, Stack(signals, logs=output / "logs" if keep else None) as stack:
-            rows = flow.find_nuclei(stack, images, output, console)
-            flow.report(rows, output, console)
+        with Signals() as signals, Stack(signals, shown.workers, shown.settings, shown.queue, logs=logs) as stack:
+            rows = flow.run_jobs(shown, stack, images, output, console)
+            flow.report(shown, rows, output, console)
             if keep:
                 flow.wait_for_end(stack, rows, console)
     except ProcessDied as error:
@@ -53,10 +57,11 @@ def check_extra() -> None:
             raise MissingExtra("The demo", "demo")
 
 
-def check_images(images: Sequence[Path]) -> None:
-    """Refuse what is no single image file before anything is started."""
+def check_images(images: Sequence[Path], *, archives: bool) -> None:
+    """Refuse what is no file of the right sort, before anything is started."""
     for image in images:
         if not (image.is_file() and os.access(image, os.R_OK)):
             raise SettingsError(f"IMAGE is {str(image)!r}: allowed is a file that exists and can be read")
-        if image.suffix.lower() == ".zip":
-            raise SettingsError(f"IMAGE is {str(image)!r}: allowed is an image, archives are for `submit`")
+        if (image.suffix.lower() == ".zip") != archives:
+            wanted = "a .zip of images" if archives else "an image, archives are for `--type zip`"
+            raise SettingsError(f"IMAGE is {str(image)!r}: allowed is {wanted}")

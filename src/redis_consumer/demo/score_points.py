@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -52,6 +52,18 @@ def score_points(found: Points, truth: Points, radius: float = RADIUS) -> PointS
     away = np.linalg.norm(found[pairs[:, 0]] - truth[pairs[:, 1]], axis=1)
     error = float(np.sqrt(np.mean(away**2))) if len(pairs) else 0.0
     return PointScore(len(pairs), len(found), len(truth), error)
+
+
+def score_assigned(
+    found: Points, cells: npt.NDArray[np.integer], truth: Points, true_cells: npt.NDArray[np.integer]
+) -> PointScore:
+    """Compare points (N, 2) with their cells (N,), whose ids are those of the true ones.
+
+    A pair counts only in the same cell; the error is that of all pairs.
+    """
+    pairs = partners(found, truth)
+    right = int(np.count_nonzero(cells[pairs[:, 0]] == true_cells[pairs[:, 1]]))
+    return replace(score_points(found, truth), matched=right)
 
 
 def partners(found: Points, truth: Points, radius: float = RADIUS) -> npt.NDArray[np.intp]:

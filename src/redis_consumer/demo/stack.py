@@ -1,4 +1,4 @@
-"""The processes of the demonstration: Redis, model server and worker, and a folder as their bucket.
+"""The processes of the demonstration: Redis, model server and workers, and a folder as their bucket.
 
 All of them are gone when we are gone, however we went.  Knows no images.
 """
@@ -24,13 +24,13 @@ from redis_consumer.settings.declare import declarations
 from redis_consumer.testing.servers import start_redis
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from redis_consumer.demo.kinds.base import Worker
     from redis_consumer.demo.signals import Signals
 
 MODELS = Path(__file__).with_name("models")
-QUEUE = "segmentation"
 START_SECONDS = 60.0
 """Until the model server listens: it reads its libraries from a disk that may be cold."""
 STOP_SECONDS = 5.0
@@ -117,13 +117,25 @@ class ProcessDied(ConsumerError):
 
 
 class Stack:
-    """Redis, model server and worker on free ports of the loopback, alive inside the `with` block.
+    """Redis, model server and workers on free ports of the loopback, alive inside the `with` block.
 
-    `logs` is a folder to leave the logs in; without one they go when everything goes.
+    `settings` are those of every worker, `queue` is where jobs will be submitted.  `logs` is a folder to leave the logs
+    in; without one they go when everything goes.
     """
 
-    def __init__(self, signals: Signals, *, models: Path = MODELS, logs: Path | None = None) -> None:
+    def __init__(
+        self,
+        signals: Signals,
+        workers: Sequence[Worker],
+        settings: Mapping[str, str],
+        queue: str,
+        *,
+        models: Path = MODELS,
+        logs: Path | None = None,
+    ) -> None:
         self._signals = signals
+        self._workers = workers
+        self._settings = {**settings, "QUEUE": queue}
         self._models = models
         self._logs = logs
         self._cleanup = ExitStack()
@@ -133,7 +145,7 @@ class Stack:
         self.logs = Path()
         """Where the processes write."""
         self.environ: dict[str, str] = {}
-        """The settings of the running worker, as variables."""
+        """What the running workers have in common, as variables."""
 
     def __enter__(self) -> Self:
         try:
@@ -165,8 +177,16 @@ class Stack:
         self.logs = self._logs or self.folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         address = {**self._start_redis(), **self._start_model_server(self.logs / "model-server.log")}
-        self.environ = settings_of(self.folder / "bucket", address)
-        self._start_process("the worker", ["run"], self.logs / "worker.log", self.environ)
+        self.environ = {**settings_of(self.folder / "bucket", address), **self._settings}
+        for worker in self._workers:
+            kind = worker.consumer_type
+            name, log = (
+                ("the worker", "worker.log")
+                if len(self._workers) == 1
+                else (f"the worker for {kind!r}", f"worker-{kind}.log")
+            )
+            variables = {**self.environ, "QUEUE": worker.queue, "CONSUMER_TYPE": kind}
+            self._start_process(name, ["run"], self.logs / log, variables)
 
     def _start_redis(self) -> dict[str, str]:
         with self._signals.held():
@@ -210,13 +230,10 @@ class Stack:
 
 
 def settings_of(bucket: Path, address: Mapping[str, str]) -> dict[str, str]:
-    """Return the worker's settings as variables."""
+    """Return the settings of all workers, whatever they do, as variables."""
     return {
         **address,
         "STORAGE_BUCKET": bucket.as_uri(),
-        "QUEUE": QUEUE,
-        "CONSUMER_TYPE": "segmentation",
-        "NUCLEAR_MODEL": "NuclearSegmentation:1",
         "CONCURRENCY": "2",
         "HOSTNAME": "demo",
         # Cameras give more than the Kiosk's 2048 pixels.

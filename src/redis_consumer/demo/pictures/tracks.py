@@ -117,13 +117,7 @@ def tree(centres: Middles, parents: Mapping[int, int], width: int, chosen: list[
     for number in chosen:
         x = 2 * MARGIN + number * step
         draw.line([(x, 0), (x, sheet.height)], (60, 60, 66), 1)
-        draw.text(
-            (x, sheet.height),
-            f" {number} " if number == chosen[0] else f"frame {number} ",
-            GREY,
-            font(14),
-            anchor="lb" if number == chosen[0] else "rb",
-        )
+        draw.text((x, sheet.height), f" frame {number} ", GREY, font(14), anchor="rb" if number else "lb")
     for label, frames in spans.items():
         x, end = (2 * MARGIN + frame * step for frame in (frames[0], frames[-1]))
         draw.line([(x, at[label]), (end + 3, at[label])], colour_of(label), max(2, lane // 3))

@@ -1,0 +1,48 @@
+"""Spots: each with a circle around it."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from redis_consumer.demo.kinds.base import Found, Kind, Sample, Worker, extent
+from redis_consumer.demo.kinds.files import members, write_image, write_picture
+from redis_consumer.demo.pictures.spots import circled
+from redis_consumer.demo.score_points import score_points
+from redis_consumer.demo.simulation.spots import builtin_spots
+from redis_consumer.images import read_image
+
+if TYPE_CHECKING:
+    from redis_consumer.spots import Points
+    from pathlib import Path
+
+    from redis_consumer.demo.kinds.base import Outputs
+
+
+def draw(folder: Path) -> list[Sample[Points]]:
+    """Write the first channels of simulated fields of spots; the truth is (N, 2), row and column."""
+    return [
+        Sample(write_image(folder / f"{field.name}.tif", field.image[0], "YX"), field.name, field.points)
+        for field in builtin_spots()
+    ]
+
+
+def show(outputs: Outputs, sample: Sample[Points]) -> Found:
+    """Write the picture of the first image."""
+    points: Points = np.load(BytesIO(next(iter(members(outputs.zip, ".npy").values()))))
+    image = read_image(sample.path).pixels[0, ..., 0]
+    write_picture(outputs.picture, circled(image, points))
+    return Found(extent(image.shape), len(points), None if sample.truth is None else score_points(points, sample.truth))
+
+
+KIND = Kind(
+    queue="spot",
+    workers=(Worker("spot", "spot"),),
+    settings={"POLARIS_MODEL": "SpotDetection:1"},
+    objects="spots",
+    beside="the spots circled as *_overlay.png",
+    draw=draw,
+    show=show,
+)
