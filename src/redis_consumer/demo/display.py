@@ -158,5 +158,5 @@ def waited(fields: Mapping[str, str]) -> str:
 
 
 def in_seconds(text: str | None) -> str:
-    """Return a field of seconds for the table."""
-    return f"{float(text):.2f}" if text else UNKNOWN
+    """Return a field of seconds for the table; a batch has one for each image, together they are its own."""
+    return f"{sum(map(float, text.split(','))):.2f}" if text else UNKNOWN

@@ -15,10 +15,10 @@ from redis_consumer.demo.simulation.spots import builtin_spots
 from redis_consumer.images import read_image
 
 if TYPE_CHECKING:
-    from redis_consumer.spots import Points
     from pathlib import Path
 
     from redis_consumer.demo.kinds.base import Outputs
+    from redis_consumer.spots import Points
 
 
 def draw(folder: Path) -> list[Sample[Points]]:
