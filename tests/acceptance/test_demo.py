@@ -18,7 +18,8 @@ import tifffile
 from PIL import Image
 
 from redis_consumer.demo.score import score
-from redis_consumer.demo.simulation.nuclei import Cells, Microscope, simulate
+from redis_consumer.demo.simulation.microscope import Microscope
+from redis_consumer.demo.simulation.nuclei import Cells, simulate
 from redis_consumer.demo.stack import MODELS
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pytest
 from tests.acceptance.bench import DEMO_MODEL, discs, objects, text_of, wait_for, wait_until
 
 from redis_consumer.demo.score import score
-from redis_consumer.demo.simulation.nuclei import Cells, Microscope, simulate
+from redis_consumer.demo.simulation.microscope import Microscope
+from redis_consumer.demo.simulation.nuclei import Cells, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -415,16 +415,21 @@ class TestOthers:
         assert "  QUEUE " in capsys.readouterr().out
 
     def test_the_demo_gets_its_images_and_gives_its_exit_code(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        calls: list[tuple[list[Path], Path, bool]] = []
+        calls: list[tuple[list[Path], Path, str, bool]] = []
 
-        def run_demo(images: list[Path], output: Path, *, keep: bool) -> int:
-            calls.append((images, output, keep))
+        def run_demo(images: list[Path], output: Path, *, kind: str, keep: bool) -> int:
+            calls.append((images, output, kind, keep))
             return 1
 
         monkeypatch.setattr(demo_module, "run_demo", run_demo)
         assert cli.main(["demo"]) == 1
         assert cli.main(["demo", "a.tif", "--output", "found", "b.tif", "--keep"]) == 1
-        assert calls == [([], Path("demo-output"), False), ([Path("a.tif"), Path("b.tif")], Path("found"), True)]
+        assert cli.main(["demo", "--type", "zip", "a.zip"]) == 1
+        assert calls == [
+            ([], Path("demo-output"), "segmentation", False),
+            ([Path("a.tif"), Path("b.tif")], Path("found"), "segmentation", True),
+            ([Path("a.zip")], Path("demo-output"), "zip", False),
+        ]
 
     def test_the_model_server_announces_where_it_listens(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from redis_consumer.demo.display import Board, Row, results_table, waited
+from redis_consumer.demo.kinds.base import Found
 from redis_consumer.demo.score import Score
 
 DONE = {
@@ -42,11 +43,11 @@ def test_waiting_is_unknown_without_its_fields(gone: str) -> None:
 
 def test_the_table_has_every_image() -> None:
     rows = [
-        Row("a", Path("a.tif"), DONE, "512 x 256", 14, Score(13, 14, 14), Path("out/a.zip")),
+        Row("a", Path("a.tif"), DONE, Found("512 x 256", 14, Score(13, 14, 14)), Path("out/a.zip")),
         Row("b [red]", Path("b.tif"), FAILED),
     ]
     out = console()
-    out.print(results_table(rows))
+    out.print(results_table(rows, "nuclei"))
     lines = printed(out).splitlines()
     [good] = [line.split() for line in lines if "out/a.zip" in line]
     assert good == ["a", "512", "x", "256", "14", "0.929", "1.25", "2.50", "0.76", "out/a.zip"]
@@ -61,8 +62,16 @@ def test_a_reason_names_the_image_and_not_the_upload() -> None:
 
 def test_without_truth_there_is_no_score() -> None:
     out = console()
-    out.print(results_table([Row("a", Path("a.tif"), DONE, "8 x 8", 1, None, Path("a.zip"))]))
+    out.print(results_table([Row("a", Path("a.tif"), DONE, Found("8 x 8", 1), Path("a.zip"))], "spots"))
     assert "F1" not in printed(out)
+    assert "spots" in printed(out)
+
+
+def test_a_batch_has_the_seconds_of_all_its_images() -> None:
+    out = console()
+    fields = {**DONE, "prediction_time": "0.5,1.25", "total_time": "1,2"}
+    out.print(results_table([Row("a", Path("a.zip"), fields, Found("2 images", 1), Path("a.zip"))], "nuclei"))
+    assert "1.75" in printed(out)
 
 
 def test_each_new_status_is_a_line_where_there_is_no_terminal() -> None:

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 def builtin_batch() -> dict[str, FieldOfView]:
     """Return fields by their names in the archive: always the same six, two of one base name in two folders."""
-    cells = Cells(count=40, clustering=0.3, defocused=2, debris=3)
+    cells = Cells(count=40, clustering=0.3, texture=0.12, defocused=0, debris=2)
     plate = {
         "plate 1/A01/field 1.tif": cells,
         "plate 1/A01/field 2.tif": replace(cells, count=70, clustering=0.6),
         "plate 1/B02/field 1.tif": replace(cells, count=16, diameter=44),
-        "plate 2/untreated.png": replace(cells, count=55, spots=0.4),
+        "plate 2/untreated.png": replace(cells, count=55, spots=0.3),
         "plate 2/treated, 10 uM.png": replace(cells, count=12, brightness_spread=0.5),
-        "blank.tif": replace(cells, count=0, defocused=0),
+        "blank.tif": replace(cells, count=0, debris=0),
     }
     microscope = Microscope(unevenness=0.1)
     return {
-        name: simulate((320, 320), cells=slide, microscope=microscope, seed=51 + number, name=name)
+        name: simulate((384, 384), cells=slide, microscope=microscope, seed=51 + number, name=name)
         for number, (name, slide) in enumerate(plate.items())
     }

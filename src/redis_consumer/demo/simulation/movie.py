@@ -32,13 +32,13 @@ ROUNDS: Final = 8
 class Population:
     """How nuclei live.  Lengths in pixels, times in frames."""
 
-    speed: float = 1.5
+    speed: float = 2.5
     """Typical step."""
     persistence: float = 0.8
     """Part of the velocity that is kept from frame to frame."""
-    division: float = 0.012
+    division: float = 0.01
     """Probability that a nucleus starts to divide in a frame."""
-    arrivals: float = 0.1
+    arrivals: float = 0.15
     """Probability that a nucleus comes over the edge in a frame."""
 
 
@@ -231,10 +231,10 @@ def builtin_movies() -> list[Movie]:
     """Return the demonstration's movie: always the same."""
     return [
         simulate_movie(
-            nuclei=Cells(count=24, diameter=26, texture=0.14, irregularity=0.05, spots=0.0),
+            nuclei=Cells(count=20, diameter=26, texture=0.14, irregularity=0.05, spots=0.0),
             population=Population(),
             microscope=Microscope(unevenness=0.08, haze=0.05),
-            seed=41,
+            seed=43,
             name="colony",
         )
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ from hypothesis import given, settings, strategies as st
 from scipy import ndimage as ndi
 
 from redis_consumer.demo.simulation import nuclei
-from redis_consumer.demo.simulation.nuclei import Cells, FieldOfView, Microscope, simulate
+from redis_consumer.demo.simulation.microscope import Microscope
+from redis_consumer.demo.simulation.nuclei import Cells, FieldOfView, simulate
+
+if TYPE_CHECKING:
+    from redis_consumer.demo.simulation.outline import LabelPlane
 
 
 @cache
@@ -18,7 +23,7 @@ def builtin() -> list[FieldOfView]:
     return nuclei.builtin_fields()
 
 
-def equivalent_diameters(labels: nuclei.LabelPlane) -> np.ndarray:
+def equivalent_diameters(labels: LabelPlane) -> np.ndarray:
     return np.sqrt(np.bincount(labels.ravel())[1:] * 4 / np.pi)
 
 
