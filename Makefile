@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TYPE ?= segmentation
 
 .PHONY: help install dev demo test check format bench protos clean
 
@@ -24,8 +25,8 @@ install: $(VENV)/.installed  ## a virtual environment in .venv with every extra
 
 dev: $(VENV)/.dev  ## the same with the tools of development
 
-demo: install  ## find nuclei in simulated images, everything started and ended for you
-	$(BIN)/redis-consumer demo
+demo: install  ## find nuclei in simulated images, everything started and ended for you; TYPE=zip and so on for more
+	$(BIN)/redis-consumer demo --type $(TYPE)
 
 test: dev  ## all tests here; unit tests and exams on the oldest and newest Python too
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -166,6 +166,20 @@ def test_every_image_gets_its_zip_its_labels_and_its_picture(tmp_path: Path, sta
         assert re.search(rf"{name} +256 x 256 +{np.unique(labels).size - 1}( +\d+\.\d\d){{3}}", row)
 
 
+def test_an_archive_gets_its_zip_and_one_picture_of_all(tmp_path: Path, start: Callable[..., Demo]) -> None:
+    fields = {"a/cells.tif": field_of_view(1), "b/cells.tif": field_of_view(2)}
+    with zipfile.ZipFile(tmp_path / "plate.zip", "w") as archive:
+        for name, field in fields.items():
+            archive.write(write(tmp_path / name, field), name)
+        archive.writestr("c/broken.tif", "this is no image")
+    demo = start("--type", "zip", tmp_path / "plate.zip")
+    assert demo.end() == 0
+    assert sorted(path.name for path in demo.output.iterdir()) == ["plate.zip", "plate_overlay.png"]
+    with zipfile.ZipFile(demo.output / "plate.zip") as archive:
+        assert archive.namelist() == [name.replace(".tif", "_batch_0_feature_0.tif") for name in fields]
+    assert re.search(r"plate +2 images +\d+ ", demo.text.read_text())
+
+
 def test_a_job_that_fails_is_shown_and_spoils_no_other(tmp_path: Path, start: Callable[..., Demo]) -> None:
     good = write(tmp_path / "good.tif", field_of_view(3))
     bad = tmp_path / "bad [i].tif"
