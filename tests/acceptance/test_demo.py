@@ -180,6 +180,17 @@ def test_an_archive_gets_its_zip_and_one_picture_of_all(tmp_path: Path, start: C
     assert re.search(r"plate +2 images +\d+ ", demo.text.read_text())
 
 
+@pytest.mark.parametrize("kind", ["mesmer", "spot"])
+def test_of_simulated_images_most_is_found(kind: str, start: Callable[..., Demo]) -> None:
+    demo = start("--type", kind)
+    assert demo.end() == 0
+    rows = re.findall(r"\d+ x \d+ +\d+ +(0\.\d+|1\.000) .*?(\S+)\.zip", demo.text.read_text())
+    assert len(rows) == 2
+    for f1, result in rows:
+        assert float(f1) > 0.8
+        assert Path(f"{result}_overlay.png").exists()
+
+
 def test_a_job_that_fails_is_shown_and_spoils_no_other(tmp_path: Path, start: Callable[..., Demo]) -> None:
     good = write(tmp_path / "good.tif", field_of_view(3))
     bad = tmp_path / "bad [i].tif"

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 KINDS: Final[Mapping[str, str]] = {
     "segmentation": "redis_consumer.demo.kinds.segmentation",
     "zip": "redis_consumer.demo.kinds.batch",
+    "mesmer": "redis_consumer.demo.kinds.tissue",
+    "spot": "redis_consumer.demo.kinds.spot",
 }
 """By the name of ``--type``: the module whose ``KIND`` it is, by name, so that the command line does not load it."""
 
