@@ -30,11 +30,13 @@ def draw(folder: Path) -> list[Sample[Points]]:
 
 
 def show(outputs: Outputs, sample: Sample[Points]) -> Found:
-    """Write the picture of the first image."""
-    points: Points = np.load(BytesIO(next(iter(members(outputs.zip, ".npy").values()))))
-    image = read_image(sample.path).pixels[0, ..., 0]
-    write_picture(outputs.picture, circled(image, points))
-    return Found(extent(image.shape), len(points), None if sample.truth is None else score_points(points, sample.truth))
+    """Write the picture; of several images it shows the first."""
+    found: list[Points] = [np.load(BytesIO(file)) for file in members(outputs.zip, ".npy").values()]
+    images = read_image(sample.path).pixels[..., 0]
+    write_picture(outputs.picture, circled(images[0], found[0]))
+    size = extent(images.shape if len(images) > 1 else images.shape[1:])
+    result = None if sample.truth is None else score_points(found[0], sample.truth)
+    return Found(size, sum(map(len, found)), result)
 
 
 KIND = Kind(

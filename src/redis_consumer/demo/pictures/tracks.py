@@ -29,8 +29,10 @@ TAIL: Final = 10
 """Frames that a tail goes back."""
 FRESH: Final = 6
 """Frames that a division stays marked."""
-LANE, HIGHEST_TREE = 10, 900
-"""Height of a track's line in the tree, and of the tree at most, pixels."""
+LARGEST: Final = 1024
+"""Frames of a larger side are reduced by whole numbers, pixels."""
+LANE, NARROWEST_LANE, HIGHEST_TREE = 10, 3, 900
+"""Height of a track's line in the tree, and of the tree at most, pixels: beyond it, the first families are shown."""
 
 
 def montage(
@@ -40,6 +42,8 @@ def montage(
 
     ``labels`` (T, Y, X) has one label for each track; ``parents`` has the parent of each track that has one.
     """
+    step = -(-max(labels.shape[1:]) // LARGEST)
+    movie, labels = movie[:, ::step, ::step], labels[:, ::step, ::step]
     centres = [middles(frame) for frame in labels]
     chosen = np.unique(np.linspace(0, len(movie) - 1, SHOWN).round().astype(int)).tolist()
     frames = [frame_picture(movie[number], labels[number], number, centres, parents) for number in chosen]
@@ -108,8 +112,8 @@ def stitched(frames: list[Picture]) -> Picture:
 def tree(centres: Middles, parents: Mapping[int, int], width: int, chosen: list[int]) -> Picture:
     """Return a line for each track from its first frame to its last, joined at divisions; time runs to the right."""
     spans = {label: [t for t, found in enumerate(centres) if label in found] for found in centres for label in found}
-    order = families(sorted(spans), parents)
-    lane = max(3, min(LANE, HIGHEST_TREE // max(len(order), 1)))
+    order = families(sorted(spans), parents)[: HIGHEST_TREE // NARROWEST_LANE]
+    lane = min(LANE, HIGHEST_TREE // max(len(order), 1))
     sheet = Image.new("RGB", (width, lane * (len(order) + 1) + 4 * MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     step = (width - 4 * MARGIN) / max(len(centres) - 1, 1)
@@ -118,8 +122,8 @@ def tree(centres: Middles, parents: Mapping[int, int], width: int, chosen: list[
         x = 2 * MARGIN + number * step
         draw.line([(x, 0), (x, sheet.height)], (60, 60, 66), 1)
         draw.text((x, sheet.height), f" frame {number} ", GREY, font(14), anchor="rb" if number else "lb")
-    for label, frames in spans.items():
-        x, end = (2 * MARGIN + frame * step for frame in (frames[0], frames[-1]))
+    for label in order:
+        x, end = (2 * MARGIN + frame * step for frame in (spans[label][0], spans[label][-1]))
         draw.line([(x, at[label]), (end + 3, at[label])], colour_of(label), max(2, lane // 3))
         if label in parents and parents[label] in at:
             draw.line([(x, at[label]), (x - step, at[parents[label]])], WHITE, 1)

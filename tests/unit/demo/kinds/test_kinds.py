@@ -153,6 +153,16 @@ def test_spots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f1(found) == pytest.approx(2 * half / (half + len(field.points)))
 
 
+def test_spots_of_several_images(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "few.tif", np.zeros((2, 30, 40), np.uint16), photometric="minisblack")
+    outputs = Outputs.of(tmp_path, "few")
+    with zipfile.ZipFile(outputs.zip, "w") as archive:
+        for number, count in enumerate((3, 0)):
+            archive.writestr(f"few_{number}.npy", npy(np.full((count, 2), 9.0)))
+    found = spot.show(outputs, Sample(tmp_path / "few.tif", "few"))
+    assert (found.size, found.count) == ("2 x 30 x 40", 3)
+
+
 def table(points: npt.NDArray[np.float64], cells: npt.NDArray[np.integer]) -> bytes:
     text = StringIO()
     rows = csv.writer(text)

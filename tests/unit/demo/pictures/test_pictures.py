@@ -93,6 +93,14 @@ def test_a_movie_of_one_frame_without_cells_is_a_picture_too() -> None:
     assert has(picture, PAPER)
 
 
+def test_a_movie_of_many_cells_on_large_frames_stays_a_picture_to_look_at() -> None:
+    many = np.zeros((2, 1300, 1300), np.int32)
+    many[:, ::50, ::25] = np.arange(1, 26 * 52 + 1).reshape(26, 52)
+    picture = tracks.montage(np.zeros(many.shape), many, {})
+    assert max(picture.shape) < 2 * tracks.LARGEST
+    assert picture.shape[0] < 650 + tracks.HIGHEST_TREE + 100
+
+
 def test_families_stand_together_in_the_tree() -> None:
     assert tracks.families([1, 2, 3, 4, 5], {4: 2, 5: 2}) == [1, 4, 2, 5, 3]
     assert sorted(tracks.families([1, 2, 3, 4, 5, 6], {2: 1, 3: 1, 4: 3, 5: 3, 6: 9})) == [1, 2, 3, 4, 5, 6]
