@@ -46,6 +46,8 @@ class Record:
     """Token of the claim that was given back last."""
     parent: str = ""
     children: list[str] = field(default_factory=list)
+    open_children: set[str] = field(default_factory=set)
+    """Those that are not known to be final: it is looked after those that somebody else ended."""
     complete: bool = False
     """Whether the children are all submitted."""
 
@@ -125,9 +127,7 @@ class MemoryBroker:
                 (*record.history,),
                 kept,
             )
-        parent = self.records.get(record.parent)
-        if parent and parent.due is not None and parent.complete and not self.open_children(parent):
-            self.wake(record.parent)
+        self.tell_parent(key)
 
     def revive(self, letter: DeadLetter, by: str) -> None:
         """Make a new job of a dead one, under its name."""
@@ -139,9 +139,24 @@ class MemoryBroker:
         self.write(letter.key, {"status": Status.NEW}, by)
         self.push(letter.key, Place.BACK)
 
-    def open_children(self, record: Record) -> bool:
-        """Whether a child is not final yet."""
-        return any(map(self.is_open, record.children))
+    def tell_parent(self, key: str) -> None:
+        """Wake the parent of a job that ended, where it was the last child."""
+        name = self.records[key].parent
+        parent = self.records.get(name)
+        if parent is None or key not in parent.open_children:
+            return
+        parent.open_children.remove(key)
+        if not parent.open_children and parent.complete and parent.due is not None and self.is_open(name):
+            self.wake(name)
+
+    def look_at_children(self, key: str) -> None:
+        """Wake a parked job, unless it waits for children that are open."""
+        record = self.records[key]
+        record.open_children = set(filter(self.is_open, record.open_children))
+        if record.complete and record.open_children:
+            record.due = self.clock() + CHILDREN_SECONDS
+        else:
+            self.wake(key)
 
     def wake(self, key: str) -> None:
         """Put a parked job to the exit of its queue."""
@@ -153,12 +168,10 @@ class MemoryBroker:
         for key, record in self.records.items():
             if record.due is None or record.due > self.clock():
                 continue
-            if not self.is_open(key):
-                record.due = None
-            elif record.complete and self.open_children(record):
-                record.due = self.clock() + CHILDREN_SECONDS
+            if self.is_open(key):
+                self.look_at_children(key)
             else:
-                self.wake(key)
+                record.due = None
 
     def next_due(self) -> float:
         """Return the seconds until a parked job is due."""
