@@ -135,7 +135,12 @@ class MemoryBroker:
         self.jobs[letter.key] = {**letter.fields, **known}
         for name in ("reason", "progress", "identity_started"):
             self.jobs[letter.key].pop(name, None)
-        self.records[letter.key] = Record(letter.queue)
+        name = self.records[letter.key].parent
+        parent = self.records.get(name)
+        waits = parent is not None and self.is_open(name) and letter.key in parent.children
+        self.records[letter.key] = Record(letter.queue, parent=name if waits else "")
+        if parent and waits:
+            parent.open_children.add(letter.key)
         self.write(letter.key, {"status": Status.NEW}, by)
         self.push(letter.key, Place.BACK)
 

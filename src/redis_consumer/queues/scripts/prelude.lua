@@ -201,6 +201,11 @@ local function open_children_of(job)
   return 'redis-consumer:open-children:' .. job
 end
 
+local function keep_children(job)
+  redis.call('EXPIRE', children_of(job), RECORD_SECONDS)
+  redis.call('EXPIRE', open_children_of(job), RECORD_SECONDS)
+end
+
 local function has_open_children(job)
   return redis.call('SCARD', open_children_of(job)) > 0
 end
@@ -228,9 +233,8 @@ local function look_at_children(job)
   local list = recorded(job, 'list')
   if not has(list, job) then redis.call('LPUSH', list, job) end
   redis.call('ZADD', DUE, now + CHILDREN_MS, job)
-  for _, key in ipairs({record(job), children_of(job), open_children_of(job)}) do
-    redis.call('EXPIRE', key, RECORD_SECONDS)
-  end
+  keep_record(job)
+  keep_children(job)
 end
 
 local function wake_due()

@@ -22,9 +22,7 @@ while i <= #ARGV do
   end
   place, i = place + 1, i + 3 + count
 end
-for _, key in ipairs({children_of(parent), open_children_of(parent)}) do
-  redis.call('EXPIRE', key, RECORD_SECONDS)
-end
+keep_children(parent)
 set_recorded(parent, 'token', token)  -- so that a WAIT after it waits for this write
 if complete == '1' then set_recorded(parent, 'children', 1) end
 touch(parent, pod)
