@@ -174,7 +174,8 @@ class MemoryJobQueue:
         record.deliveries += 1
         record.history.append(Delivery(broker.now(), self._pod, __version__))
         self._kept = {}
-        started = {} if record.complete else {"status": Status.STARTED, "identity_started": self._pod}
+        goes_on = record.complete and broker.jobs[key].get("status") != Status.NEW
+        started = {} if goes_on else {"status": Status.STARTED, "identity_started": self._pod}
         broker.write(key, started, self._pod)
         return Job(key, self._queue, dict(broker.jobs[key]), record.token, record.deliveries)
 

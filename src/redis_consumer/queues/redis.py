@@ -127,15 +127,15 @@ class RedisJobQueue:
 
     def submit_children(self, parent: Job, children: Iterable[Child]) -> list[str]:
         """See `JobQueue.submit_children`."""
-        keys = self._children(parent)
-        left = islice(children, len(keys), None)
+        there = len(self._children(parent))
+        left = islice(children, there, None)
         complete = False
         while not complete:
             chunk = list(islice(left, CHILDREN_AT_A_TIME))
             complete = len(chunk) < CHILDREN_AT_A_TIME
-            self._submit_chunk(parent, len(keys), chunk, complete=complete)
-            keys = self._children(parent)
-        return keys
+            self._submit_chunk(parent, there, chunk, complete=complete)
+            there += len(chunk)
+        return self._children(parent)
 
     def children(self, parent: Job) -> Iterator[tuple[str, dict[str, str]]]:
         """See `JobQueue.children`."""
@@ -253,8 +253,11 @@ class RedisJobQueue:
         def ask() -> Any:
             return self._scripts.run("submit_children", parent.key, args=arguments, confirm=True)
 
-        answer, *_ = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS)
+        answer, *known = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS)
         self._demand(parent, answer == "held")
+        if known[0] < first + len(children):
+            # Their source has moved on, so it must be opened anew.
+            raise QueueUnavailable(f"Redis forgot children of {parent.key}")
 
     def _demand(self, job: Job, ours: bool) -> None:  # noqa: FBT001 - the answer, in a word
         if not ours:

@@ -70,10 +70,13 @@ class RedisJobAdmin:
 
     def cancel(self, key: str, *, by: str) -> list[str]:
         """See `JobAdmin.cancel`."""
-        # The parent first: else it could be woken by the end of its children, and go on.
-        family = [key, *self._children(key)]
+        # The parent first: else it could be woken by the end of its children, and go on, or submit more.
+        itself = self._cancel([key], by)
+        return itself + self._cancel(self._children(key), by)
+
+    def _cancel(self, keys: Sequence[str], by: str) -> list[str]:
         arguments = [by, f"Cancelled by {by}"]
-        return [job for job in family if self._scripts.run("cancel", job, args=arguments) == "cancelled"]
+        return [key for key in keys if self._scripts.run("cancel", key, args=arguments) == "cancelled"]
 
     def requeue(self, key: str, *, by: str) -> str:
         """See `JobAdmin.requeue`."""

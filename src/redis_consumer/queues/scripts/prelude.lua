@@ -26,6 +26,7 @@
 --     released     token of the claim that was given back last
 --     children     1 once the job's children are all submitted
 --     parent       the job that waits for this one
+--     left_as      its status while it stands in a queue, where that is not `new`
 --
 -- Time is the server's, so that the clocks of the workers do not matter: leases, and `updated_at`, which the janitor
 -- compares across pods.  A script runs as one step.  Scripts name keys that they compute, so Redis Cluster is out.
@@ -120,10 +121,17 @@ local function remove(list, job)
   return 0
 end
 
--- Every way into a queue: to the exit ('front') or to the entrance.
+-- Every way into a queue: to the exit ('front') or to the entrance.  Parents that waited keep their status, so it is
+-- noted: who takes the job, ours or not, writes another.
 local function push(queue, job, place)
   redis.call(place == 'front' and 'RPUSH' or 'LPUSH', queue, job)
   redis.call('ZADD', SUBMITTED .. queue, now, job)
+  local status = status_of(job)
+  if status == 'new' then
+    redis.call('HDEL', record(job), 'left_as')
+  else
+    set_recorded(job, 'left_as', status)
+  end
 end
 
 local function unsubmit(queue, job)
