@@ -148,6 +148,7 @@ class Ledger:
         self.token: dict[str, str] = {}
         self.released: set[str] = set()
         self.settled: Counter[str] = Counter()
+        self.settled_by: set[str] = set()
         self.buried: set[str] = set()
 
     def forget(self, job: str) -> None:
@@ -167,6 +168,7 @@ class Ledger:
             self.released.add(token)
         if answer == "settled":
             self.settled[job] += 1
+            self.settled_by.add(token)
             if args[2] == Status.FAILED:
                 self.buried.add(job)
             assert self.settled[job] == 1, f"P2: {job} was settled twice"
