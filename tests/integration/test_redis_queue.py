@@ -33,6 +33,7 @@ QUEUE = "segmentation"
 OWN_LIST = "processing-segmentation:lane-1:pod-1"
 LONG = 20.0
 LEASES, SEEN, LISTS = "redis-consumer:leases", "redis-consumer:seen", "redis-consumer:lists"
+DUE = "redis-consumer:due"
 
 
 @pytest.fixture(scope="module")
@@ -308,9 +309,7 @@ class TestRegistry:
         sweeper(client).sweep()
         assert swept_after_a_loss(client) == [key]
 
-    def test_a_job_that_an_original_consumer_took_is_left_to_it(
-        self, client: RedisClient, lane: RedisJobQueue
-    ) -> None:
+    def test_a_job_that_an_original_consumer_took_is_left_to_it(self, client: RedisClient, lane: RedisJobQueue) -> None:
         lane.claim(timeout=0)
         key = submit(client)
         client.hset(key, "status", "started")
@@ -350,6 +349,37 @@ class TestChildren:
         keys = lane.submit_children(parent, children)
         assert [name.split(":")[1] for name in keys] == [child.name for child in children]
 
+    def test_the_end_of_the_last_wakes_no_parent_that_has_not_submitted_all(
+        self, client: RedisClient, lane: RedisJobQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("redis_consumer.queues.redis.CHILDREN_AT_A_TIME", 1)
+
+        def torn() -> Iterator[Child]:
+            yield Child(QUEUE, "x.tif", {})
+            raise OSError("a broken archive")
+
+        submit(client)
+        parent = claimed(lane)
+        with pytest.raises(OSError, match="broken"):
+            lane.submit_children(parent, torn())
+        lane.release(parent, Place.LATER, seconds=1000)
+        lane.settle(claimed(lane), "done", {})
+        assert lane.claim(timeout=0) is None
+
+    def test_many_parents_are_looked_after_by_and_by(self, client: RedisClient, lane: RedisJobQueue) -> None:
+        """The server does nothing else meanwhile."""
+        for number in range(8):
+            submit(client, f"{number}.zip")
+            parent = claimed(lane)
+            lane.submit_children(parent, [Child("others", "x.tif", {})] * 200)
+            lane.release(parent, Place.WAITING)
+        run_out(client, DUE)
+        left = []
+        while overdue := client.zcount(DUE, "-inf", 1):
+            left.append(overdue)
+            lane.claim(timeout=0)
+        assert left == [8, 3]
+
     def test_they_are_remembered_as_long_as_their_parent_is_worked_on(
         self, client: RedisClient, lane: RedisJobQueue
     ) -> None:
@@ -365,7 +395,8 @@ class TestChildren:
         self, client: RedisClient, lane: RedisJobQueue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         submit(client)
-        parent, keys = claimed(lane), []
+        parent = claimed(lane)
+        keys: list[str] = []
         admin = RedisJobAdmin(client)
         run = admin._scripts.run
 
@@ -562,11 +593,8 @@ def cut_blocked(client: RedisClient) -> None:
 
 
 class TestReplicas:
-    def test_what_is_asked_again_writes_again_or_wait_would_not_wait(
-        self, client: RedisClient, lane: RedisJobQueue
-    ) -> None:
+    def test_what_is_asked_again_writes_again_or_wait_would_not_wait(self, client: RedisClient) -> None:
         scripts = Scripts(client)
-        submit(client)
         key = f"{QUEUE}:x.tif:1"
         token, failure = "t", "{}"
         client.lpush(OWN_LIST, key)

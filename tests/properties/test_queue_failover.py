@@ -22,13 +22,14 @@ import pytest
 import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
+from tests.properties.test_queue_faults import QueueUnderFaults, explore
 
 from redis_consumer.testing.servers import Server, start_redis
-from tests.properties.test_queue_faults import QueueUnderFaults, explore
-from tests.queue_faults import Lane, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.queue_faults import Lane, World
 
     from redis_consumer.job import Job
     from redis_consumer.queues.base import JobQueue
@@ -63,8 +64,7 @@ class QueueUnderFailover(QueueUnderFaults):
         return lane
 
     def copied(self) -> Replica:
-        keys = self.raw.keys()
-        assert isinstance(keys, list)
+        keys: list[bytes] = self.raw.keys()  # type: ignore[assignment]  # redis-py knows not that it decodes nothing
         with self.raw.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.pttl(key)

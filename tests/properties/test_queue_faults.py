@@ -31,6 +31,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.queue_faults import LEASE_SECONDS, QUEUE, Died, Lane, Ledger, World
 
 from redis_consumer.errors import LeaseLost, QueueUnavailable
 from redis_consumer.job import FINAL
@@ -40,7 +41,6 @@ from redis_consumer.queues.redis_admin import RedisJobAdmin
 from redis_consumer.queues.sweeper import RedisSweeper
 from redis_consumer.redis import RedisClient
 from redis_consumer.testing.servers import Server, start_redis
-from tests.queue_faults import LEASE_SECONDS, QUEUE, Died, Lane, Ledger, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +58,9 @@ FAULTS = st.sampled_from(
 )
 ONE_FAULT = st.builds(lambda fine, fault: [""] * fine + [fault], st.integers(0, 2), FAULTS)
 NO_FAULT: st.SearchStrategy[list[str]] = st.builds(list)
-PLANS = NO_FAULT | NO_FAULT | NO_FAULT | ONE_FAULT | st.builds(lambda first, second: first + second, ONE_FAULT, ONE_FAULT)
+PLANS = (
+    NO_FAULT | NO_FAULT | NO_FAULT | ONE_FAULT | st.builds(lambda first, second: first + second, ONE_FAULT, ONE_FAULT)
+)
 ACTS = st.sampled_from(
     [*["run", "park", "write", "children", "settle", "release"] * 3, "run", "run", "beat", "beat", "forget", "drain"]
 )

@@ -146,7 +146,8 @@ class QueueAndModel(RuleBasedStateMachine):
     @rule(number=WHICH_LANE)
     def read_children(self, number: int) -> None:
         if jobs := self.in_hand[number]:
-            memory, real = (list(lane.children(job)) for lane, job in zip(self.lanes[number], jobs, strict=True))
+            lanes: tuple[JobQueue, JobQueue] = self.lanes[number]
+            memory, real = (list(lane.children(job)) for lane, job in zip(lanes, jobs, strict=True))
             assert [(self.real[key], timeless(fields)) for key, fields in memory] == [
                 (key, timeless(fields)) for key, fields in real
             ]

@@ -40,7 +40,8 @@ local RECORD_SECONDS = 7 * 86400
 local LAST_CLAIMS = 20  -- of the history
 -- Children tell their parent when they end; foreign programs that end children do not, so it is looked after them.
 local CHILDREN_MS, CHILDREN_AT_A_TIME = 30000, 200
-local DUE_AT_A_TIME = 100
+-- The server does nothing else meanwhile: a hundred parents of many children would cost a tenth of a second.
+local DUE_AT_A_TIME, CHILDREN_IN_A_SCRIPT = 100, 1000
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -232,11 +233,17 @@ local function tell_parent(job)
   if is_open(parent) and parked(parent) and recorded(parent, 'children') then wake(parent) end
 end
 
--- Look after some children of a parked job; wake it, or keep its entry where it can be seen.
+-- Look after some children of a parked job, and return how many.
 local function look_at_children(job)
-  for _, child in ipairs(redis.call('SRANDMEMBER', open_children_of(job), CHILDREN_AT_A_TIME)) do
+  local children = redis.call('SRANDMEMBER', open_children_of(job), CHILDREN_AT_A_TIME)
+  for _, child in ipairs(children) do
     if not is_open(child) then redis.call('SREM', open_children_of(job), child) end
   end
+  return #children
+end
+
+-- Wake a parked job, or keep its entry where it can be seen.
+local function wake_or_wait(job)
   if not recorded(job, 'children') or not has_open_children(job) then return wake(job) end
   local list = recorded(job, 'list')
   if not has(list, job) then redis.call('LPUSH', list, job) end
@@ -246,9 +253,12 @@ local function look_at_children(job)
 end
 
 local function wake_due()
+  local looks = 0
   for _, job in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, DUE_AT_A_TIME)) do
+    if looks >= CHILDREN_IN_A_SCRIPT then return end  -- the others are still due
     if is_open(job) then
-      look_at_children(job)
+      looks = looks + look_at_children(job)
+      wake_or_wait(job)
     else
       remove(recorded(job, 'list'), job)
       void(job)
