@@ -12,6 +12,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+import redis
 from hypothesis import given, settings, strategies as st
 
 from redis_consumer.errors import LeaseLost, QueueUnavailable
@@ -295,6 +296,11 @@ class TestJanitor:
 class TestRegistry:
     """A job that we put into a queue is found again, though a lane and the janitor died over its entry."""
 
+    def test_a_job_that_is_claimed_leaves_it(self, client: RedisClient, lane: RedisJobQueue) -> None:
+        submit(client)
+        claimed(lane)
+        assert client.keys("redis-consumer:submitted:*") == []
+
     def test_a_job_that_was_never_claimed_comes_back(self, client: RedisClient, lane: RedisJobQueue) -> None:
         lane.claim(timeout=0)
         key = submit(client)
@@ -554,6 +560,22 @@ class TestOutage:
             assert claimed(lane).key == other
             assert client.hget(key, "output_url") == "https://host/x.zip"
             client.close()
+
+    def test_a_settle_that_never_works_does_not_hold_up_the_lane(
+        self, client: RedisClient, lane: RedisJobQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = submit(client)
+        run = lane._scripts.run
+
+        def broken(name: str, *keys: str, **more: Any) -> Any:
+            if name == "settle":
+                raise redis.ResponseError("a fault of ours")
+            return run(name, *keys, **more)
+
+        monkeypatch.setattr(lane._scripts, "run", broken)
+        with pytest.raises(redis.ResponseError):
+            lane.settle(claimed(lane), "done", {})
+        assert claimed(lane).key == key
 
     def test_a_server_that_forgot_its_scripts_is_told_them_again(
         self, client: RedisClient, lane: RedisJobQueue

@@ -212,7 +212,15 @@ class RedisJobQueue:
             return str(self._scripts.run(script, job.key, args=arguments, confirm=True))
 
         def finish() -> str:
-            answer = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS, attempts=100, longest_wait=1)
+            try:
+                answer = call_with_retries(
+                    ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS, attempts=100, longest_wait=1
+                )
+            except QueueUnavailable:
+                raise
+            except Exception:
+                self._unfinished = None  # asked again it would fail again, and hold up the lane for ever
+                raise
             self._unfinished = self._holding = None
             self._demand(job, answer != "lost")
             return answer
@@ -269,7 +277,9 @@ class RedisJobQueue:
 def letter(failure: Failure | None) -> str:
     """Return the dead letter's part of a failure, as the scripts take it."""
     failure = failure or NO_FAILURE
-    return json.dumps({"error": failure.error} | ({"traceback": failure.traceback} if failure.traceback else {}))
+    known = {"error": failure.error} | ({"traceback": failure.traceback} if failure.traceback else {})
+    # Lua refuses the escapes of bytes that are not UTF-8, and takes the bytes.
+    return json.dumps(known, ensure_ascii=False)
 
 
 class RedisSubmitter:

@@ -136,10 +136,19 @@ class JobAdminExam(QueueFixtures):
         job = claimed(lane)
         assert admin.requeue(key, by=ME) == "requeued"
         assert read(key)["status"] == "new"
+        assert admin.find(QUEUE, "running", limit=9) == []
         with pytest.raises(LeaseLost):
             lane.settle(job, "done", {})
         again = claimed(other)
         assert (again.key, again.deliveries) == (key, 1)
+
+    def test_a_job_that_stands_aside_can_be_requeued(self, admin: JobAdmin, lane: JobQueue, submit: Any) -> None:
+        key = submit()
+        lane.release(claimed(lane), Place.LATER, seconds=1000, failure=BUG)
+        assert admin.requeue(key, by=ME) == "requeued"
+        assert admin.find(QUEUE, "parked", limit=9) == []
+        job = claimed(lane)
+        assert (job.key, job.deliveries) == (key, 1)
 
     def test_a_parent_that_is_requeued_starts_again_with_the_children_it_has(
         self, admin: JobAdmin, lane: JobQueue, submit: Any, read: Any

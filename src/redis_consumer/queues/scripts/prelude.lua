@@ -316,7 +316,6 @@ local function finish(job, pod, status, fields, failure)
   redis.call('HSET', job, unpack(fields))
   end_delivery(job, failure and failure.error or status)
   remove(recorded(job, 'list'), job)
-  unsubmit(queue_for('-', job), job)
   void(job)
   if failure then bury(job, failure) end
   tell_parent(job)
