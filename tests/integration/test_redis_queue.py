@@ -282,6 +282,19 @@ class TestJanitor:
             lane.settle(job, "done", {})
         other.settle(theirs, "done", {})
 
+    def test_a_job_is_found_though_it_took_the_entry_before_the_claim_and_died(
+        self, client: RedisClient, lane: RedisJobQueue
+    ) -> None:
+        lane.claim(timeout=0)
+        key = "segmentation:cells.tif:1"  # of the frontend: nobody registered it
+        client.hset(key, "status", "new")
+        assert lane._claim(key) is None
+        sweep = sweeper(client)
+        for _ in range(3):
+            sweep.sweep()
+            time.sleep(0.01)
+        assert client.lrange(QUEUE, 0, -1) == [key]
+
     def test_a_job_is_found_though_the_janitor_died_with_its_entry(
         self, client: RedisClient, lane: RedisJobQueue
     ) -> None:

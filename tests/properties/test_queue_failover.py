@@ -44,6 +44,7 @@ class Replica:
 
 
 class QueueUnderFailover(QueueUnderFaults):
+    has_a_frontend = False  # of its jobs no script of ours knows
     waits: ClassVar[bool] = False
     """Whether commands are confirmed by the replica."""
     EXPECTATIONS = ("jobs", "vanished", "final", "before", "replayed")

@@ -2,19 +2,21 @@
 
 The properties are those of the protocol, and P9 on those of what stands aside and of operators.
 
-P1 no open job is lost: a job that our submitter submitted is found again also if the janitor dies with it in hand, at
-any point, before its first claim too.  P2 one settle is accepted.  P3 a final hash stays as it is.  P4 nothing is
-written without the token of the latest claim.  P5 when the faults stop, everything ends, parents too, and no key of
-ours is left that does not expire.  P6 only faults that cost a run count as deliveries.  P8 a hash that vanished stays
-so.  P9 a parent that waits is not woken before its children are final, unless the janitor or an operator did it.
-P10 a parent has one set of children: each place is taken once, by one job that is submitted once, and no place is left
-out once the set is complete.  P11 a job that we failed has its dead letter, until somebody purges or replays it.
+P1 no open job is lost: one that our submitter submitted is found again also if the janitor dies with it in hand, at any
+point, before its first claim too; one of the frontend once a script of ours has seen it.  P2 one settle is accepted.
+P3 a final hash stays as it is.  P4 nothing is written without the token of the latest claim.  P5 when the faults stop,
+everything ends, parents too, and no key of ours is left that does not expire.  P6 only faults that cost a run count as
+deliveries.  P8 a hash that vanished stays so.  P9 a parent that waits is not woken before its children are final,
+unless the janitor or an operator did it.  P10 a parent has one set of children: each place is taken once, by one job
+that is submitted once, and no place is left out once the set is complete.  P11 a job that we failed has its dead
+letter, until somebody purges or replays it.
 
 Time is moved by hand.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from contextlib import suppress
 from itertools import count
@@ -80,6 +82,7 @@ class QueueUnderFaults(RuleBasedStateMachine):
     """Two lanes at a time, each replaced when it dies."""
 
     client: ClassVar[RedisClient]
+    has_a_frontend: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,6 +93,7 @@ class QueueUnderFaults(RuleBasedStateMachine):
         self.sweeper = RedisSweeper(self.client, lease_seconds=LEASE_SECONDS, clock=lambda: float(next(clock)))
         self.admin = RedisJobAdmin(self.client)
         self.numbers = count()
+        self.of_the_frontend: set[str] = set()
         self.jobs: list[str] = []
         """All that ever stood there."""
         self.vanished: set[str] = set()
@@ -184,7 +188,14 @@ class QueueUnderFaults(RuleBasedStateMachine):
         self.hand_in()
 
     def hand_in(self) -> str:
-        return self.submitter.submit(QUEUE, f"{next(self.numbers)}", {})
+        number = next(self.numbers)
+        if self.has_a_frontend and number % 3 == 1:
+            job = f"{QUEUE}:{number}:{uuid.uuid4()}"
+            self.client.hset(job, mapping={"status": "new"})
+            self.client.lpush(QUEUE, job)
+            self.of_the_frontend.add(job)
+            return job
+        return self.submitter.submit(QUEUE, f"{number}", {})
 
     def claim(self, lane: Lane, plan: list[str], *, runs: bool) -> None:
         def act() -> None:
@@ -306,7 +317,7 @@ class QueueUnderFaults(RuleBasedStateMachine):
     def janitor_works(self, which: int) -> None:
         if self.in_janitors_hand is None:
             self.janitor_takes(which)
-        elif which % 3:
+        elif which % 3 or not self.will_be_found(self.in_janitors_hand):
             self.janitor_pushes()
         else:
             self.in_janitors_hand = None  # it dies
@@ -326,8 +337,14 @@ class QueueUnderFaults(RuleBasedStateMachine):
 
     def entry_is_lost(self, _which: int) -> None:
         """A lane moved it and died, the janitor took it from there and died too: seldom enough as single steps."""
-        if job := self.client.rpop(QUEUE):
+        job = self.client.lindex(QUEUE, -1)
+        if job and self.will_be_found(job):
+            self.client.rpop(QUEUE)
             self.costs[job] += 1
+
+    def will_be_found(self, job: str) -> bool:
+        """A job of the frontend that none of our scripts has seen yet is lost with its entry, as it always was."""
+        return job not in self.of_the_frontend or self.look().known(job)
 
     def somebody_else_finishes(self, which: int) -> None:
         if jobs := self.open_jobs():
