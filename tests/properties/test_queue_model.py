@@ -328,8 +328,8 @@ def test_redis_does_what_memory_does(server: Server, monkeypatch: pytest.MonkeyP
         run_state_machine_as_test(
             type("Machine", (QueueAndModel,), {"client": client}),
             settings=settings(
-                max_examples=150,
-                stateful_step_count=30,
+                max_examples=250,
+                stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 phases=[Phase.generate],
