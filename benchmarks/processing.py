@@ -1,6 +1,6 @@
 """What the array functions cost: the watershed of nuclei beside scikit-image's plain recipe, and every other step.
 
-``python benchmarks/processing.py`` prints the tables; it needs some three minutes, most of them for the plain recipe.
+``python benchmarks/processing.py`` prints the tables; it needs two or three minutes, most of them for the plain recipe.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import scipy
 import skimage as ski
 from tables import show
 
-from redis_consumer import processing
+from redis_consumer import processing, spots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,9 +91,11 @@ def watershed_table() -> None:
 def steps_table() -> None:
     """Time every other step at 2048 x 2048."""
     maps = nuclei(2048)
-    (image, _), both = maps, np.concatenate(maps, axis=-1)
+    (image, foreground), both = maps, np.concatenate(maps, axis=-1)
     labels = processing.deep_watershed(maps)
     tiles, grid = processing.tile(image, (512, 512))
+    classes = np.concatenate([foreground < 0.5, foreground, foreground], axis=-1)
+    depth = np.concatenate([0.5 - image, 0.5 - abs(image - 0.5), image], axis=-1)
     steps: dict[str, Callable[[], object]] = {
         "normalize": partial(processing.normalize, image),
         "histogram_normalization": partial(processing.histogram_normalization, image),
@@ -104,9 +106,12 @@ def steps_table() -> None:
         "resize to 1577, 2 channels": partial(processing.resize, both, (1577, 1577)),
         "resize labels to 1577": partial(processing.resize, labels, (1577, 1577), labels=True),
         "deep_watershed": partial(processing.deep_watershed, maps),
-        "deep_watershed, radius 2, holes filled": partial(
-            processing.deep_watershed, maps, radius=2, interior_smooth=2, fill_holes_threshold=15
-        ),
+        "deep_watershed, all of it one piece": partial(processing.deep_watershed, maps, interior_threshold=-1),
+        "mesmer_postprocess, both compartments": partial(processing.mesmer_postprocess, [image, classes] * 2, "both"),
+        "watershed, 3 steps of depth": partial(processing.watershed, depth),
+        "pixelwise": partial(processing.pixelwise, classes),
+        "mibi": partial(processing.mibi, classes),
+        "detect_spots": partial(spots.detect_spots, both, both, threshold=0.5),
     }
     rows = [(name, 1000 * median(seconds(call) for _ in range(RUNS)), peak(call)) for name, call in steps.items()]
     show(f"Steps at 2048 x 2048 (time of one processor, medians of {RUNS})", ("step", "ms", "MiB at most"), rows)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PARTS = ("size.py", "worker.py", "tensors.py", "processing.py")
+PARTS = ("size.py", "worker.py", "tensors.py", "processing.py", "outputs.py", "heartbeat.py")
 
 
 def main() -> int:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import redis
 import tables
 import tifffile
@@ -50,6 +51,9 @@ RESTING_SECONDS = 2.0
 """A worker whose memory has not grown for so long has loaded everything."""
 LONGEST_SECONDS = 60.0
 LOOK_SECONDS = 0.0005
+LARGE = 2048
+STAINS = {"1": "0,", "3": "0,1,2"}
+"""Channels of the large images, and the roles that their jobs name."""
 OURS = "benchmark"
 """Name of our own connections: their commands are not counted."""
 
@@ -84,9 +88,10 @@ class Bench:
             process.terminate()
             process.wait(LONGEST_SECONDS)
 
-    def push(self, queue: str = QUEUE) -> str:
+    def push(self, queue: str = QUEUE, image: str = "", channels: str = "0,") -> str:
         """Push a job as the Kiosk's frontend does, and return its key."""
-        fields = {"original_name": "field.tif", "input_file_name": self.image, "channels": "0,", "scale": "1"}
+        name = {"original_name": "field.tif", "input_file_name": image or self.image}
+        fields = {**name, "channels": channels, "scale": "1", "dimension_order": "XYB"}
         return RedisSubmitter(self.client, host=OURS).submit(queue, "field.tif", fields)
 
     def wait(self, key: str, reached: Callable[[str], bool]) -> str:
@@ -98,10 +103,10 @@ class Bench:
             time.sleep(LOOK_SECONDS)
         return str(status)
 
-    def see_through(self, queue: str = QUEUE) -> tuple[float, dict[str, str]]:
+    def see_through(self, queue: str = QUEUE, image: str = "", channels: str = "0,") -> tuple[float, dict[str, str]]:
         """Push a job and wait for its end; return the seconds and its fields."""
         began = time.perf_counter()
-        key = self.push(queue)
+        key = self.push(queue, image, channels)
         status = self.wait(key, lambda status: status in FINAL)
         seconds, fields = time.perf_counter() - began, dict(self.client.hgetall(key))
         if status != "done":
@@ -126,7 +131,7 @@ def bench(models: Path) -> Iterator[Bench]:
             "STORAGE_BUCKET": (folder / "bucket").as_uri(),
             "QUEUE": QUEUE,
             "CONSUMER_TYPE": "segmentation",
-            "NUCLEAR_MODEL": "NuclearSegmentation:1",
+            **dict.fromkeys(("NUCLEAR_MODEL", "CYTOPLASM_MODEL", "PHASE_MODEL"), "NuclearSegmentation:1"),
             "HOSTNAME": "pod",
         }
         tifffile.imwrite(folder / "field.tif", simulate((512, 512), cells=Cells(count=80), seed=3).image)
@@ -253,6 +258,24 @@ def rest(job: tuple[float, dict[str, str]]) -> float:
     return seconds - sum(float(fields[field]) for field in TIME_FIELDS.values())
 
 
+def large(bench: Bench) -> None:
+    """Measure the most memory of a worker that does one large job, for one role and for three."""
+    plane = simulate((LARGE, LARGE), cells=Cells(count=5000), seed=3).image
+    one = plane.size * 4 / 1e6
+    rows = []
+    for number, channels in STAINS.items():
+        path = bench.folder / "large.ome.tif"
+        tifffile.imwrite(path, np.stack([plane] * int(number)), ome=True, metadata={"axes": "CYX"}, compression="zlib")
+        image = build_storage(Settings.from_environ(bench.environ)).deposit(path).key
+        with bench.worker() as pid:
+            idle = resting_mb(pid)
+            seconds, _ = bench.see_through(image=image, channels=channels)
+            most = resident_mb(pid, "VmHWM")
+        rows.append((channels, idle, most, (most - idle) / one, seconds, "< 600"))
+    head = ("`channels`", "idle, MB", "most, MB", "copies of a float32 plane", "push to `done`, s", "goal, MB")
+    tables.show(f"Memory of a {LARGE} x {LARGE} segmentation job", head, rows)
+
+
 def commands(bench: Bench) -> None:
     """Count the commands that a worker sends for one job, and while it is idle."""
     lanes = 4
@@ -314,7 +337,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--models", type=Path, default=MODELS, help="folder with NuclearSegmentation/1/model.onnx")
     with bench(options.parse_args().models) as servers:
-        for part in (start, latency, one_job, commands):
+        for part in (start, latency, one_job, large, commands):
             part(servers)
 
 

@@ -14,21 +14,29 @@ from redis_consumer.wire import messages, serving_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeAlias
+
+    Answer: TypeAlias = bytes | tuple[grpc.StatusCode, str]
 
 
 class Script:
     """What is answered, by method; each request is kept."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, list[bytes | tuple[grpc.StatusCode, str]]] = {}
+        self.answers: dict[str, list[Answer]] = {}
         self.requests: list[tuple[str, bytes]] = []
         self.peers: set[str] = set()
+        self._made: dict[str, Callable[[bytes], Answer]] = {}
         self._held: dict[str, Callable[[], object]] = {}
         self._free = threading.Event()
 
-    def say(self, method: str, *answers: bytes | tuple[grpc.StatusCode, str]) -> None:
+    def say(self, method: str, *answers: Answer) -> None:
         """Answer one after the other; the last one for ever."""
         self.answers[method] = list(answers)
+
+    def make(self, method: str, answer: Callable[[bytes], Answer]) -> None:
+        """Answer with what this returns for the request."""
+        self._made[method] = answer
 
     def hold(self, method: str, *, then: Callable[[], object]) -> None:
         """Keep calls of this method waiting, after having done something."""
@@ -48,16 +56,21 @@ class Script:
         if method in self._held:
             self._held[method]()
             self._free.wait(60)
-        left = self.answers[method]
-        answer = left.pop(0) if len(left) > 1 else left[0]
+        if method in self._made:
+            answer = self._made[method](request)
+        else:
+            left = self.answers[method]
+            answer = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(answer, tuple):
             context.abort(*answer)
         return answer
 
 
 @contextmanager
-def scripted_server(script: Script, credentials: grpc.ServerCredentials | None = None) -> Iterator[str]:
-    """Serve `script` on a free port of the loopback; gives the address."""
+def scripted_server(
+    script: Script, credentials: grpc.ServerCredentials | None = None, *, port: int = 0
+) -> Iterator[str]:
+    """Serve `script` on a port of the loopback, a free one by default; gives the address."""
     methods = [messages.PREDICT, messages.GET_MODEL_METADATA, messages.GET_MODEL_STATUS]
     with ThreadPoolExecutor(8) as pool:
         server = grpc.server(pool, options=[("grpc.max_receive_message_length", 2**31 - 1)])
@@ -66,13 +79,14 @@ def scripted_server(script: Script, credentials: grpc.ServerCredentials | None =
             handler = grpc.unary_unary_rpc_method_handler(_behaviour(script, method))
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {verb: handler}),))
         if credentials is None:
-            port = server.add_insecure_port("127.0.0.1:0")
+            port = server.add_insecure_port(f"127.0.0.1:{port}")
         else:
-            port = server.add_secure_port("127.0.0.1:0", credentials)
+            port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
         server.start()
         try:
             yield f"127.0.0.1:{port}"
         finally:
+            script.let_go()
             server.stop(0).wait()
 
 

@@ -13,7 +13,7 @@ import struct
 import unicodedata
 import zipfile
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -67,35 +67,93 @@ def archive_limits(settings: Settings) -> ArchiveLimits:
 def zip_files(entries: Iterable[tuple[str | Path, str]], destination: str | Path) -> str:
     """Write `entries`, pairs of file and name in the archive, in their order; return the path of the archive.
 
-    Names are relative, with ``/``; ValueError for one that is not, or that comes twice.  What is compressed
-    already is stored.  RetryJob if the disk is full; then no archive is left.
+    As `new_archive` and `NewArchive.add` do it.
     """
-    chosen = [Entry(str(path), _checked(name)) for path, name in entries]
-    if len({entry.name for entry in chosen}) < len(chosen):
-        raise ValueError("two entries of the archive have one name")
+    with new_archive(destination) as archive:
+        for path, name in entries:
+            archive.add(path, name)
+    return str(destination)
+
+
+class NewArchive:
+    """A zip that is being written."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self.names = set[str]()
+        """What is in it."""
+
+    def add(self, path: str | Path, name: str) -> None:
+        """Add a file, which may be removed afterwards; what is compressed already is stored.
+
+        Names are relative, with ``/``; ValueError for one that is not, or that is there already.
+        """
+        if name in self.names:
+            raise ValueError(f"two entries of the archive have one name: {name!r}")
+        self.names.add(name)
+        _add(self._archive, Entry(str(path), _checked(name)))
+
+
+@contextmanager
+def new_archive(destination: str | Path) -> Iterator[NewArchive]:
+    """Give a new zip to add files to; when the block ends by an error none is left.  RetryJob if the disk is full."""
     destination = Path(destination)
     try:
         with zipfile.ZipFile(destination, "w") as archive:
-            for entry in chosen:
-                _add(archive, entry)
+            yield NewArchive(archive)
     except BaseException as error:
         destination.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise RetryJob(f"The worker cannot write the archive: {error.strerror}") from error
         raise
-    return str(destination)
+
+
+class Archive:
+    """A zip that was checked as a whole, open to be unpacked file by file."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, limits: ArchiveLimits) -> None:
+        self._path, self._archive = path, archive
+        self._members = {name: info for info, name in _checked_members(path, archive, limits)}
+
+    @property
+    def names(self) -> list[str]:
+        """The files, in the order of the archive: plain relative paths, none of them junk."""
+        return list(self._members)
+
+    def unpack(self, name: str, destination: str | Path) -> Path:
+        """Write one file into `destination`, under its name, and return its path.  JobRejected if it is damaged."""
+        target = Path(destination, name)
+        with (
+            _readable(self._path),
+            self._archive.open(self._members[name]) as source,
+            _new_file(target) as file,
+        ):
+            shutil.copyfileobj(source, file, BLOCK_BYTES)
+        return target
+
+
+@contextmanager
+def open_archive(path: str | Path, limits: ArchiveLimits | None = None) -> Iterator[Archive]:
+    """Open a zip to unpack it.
+
+    Folders and the leavings of operating systems are left out.  The whole archive is checked first: JobRejected
+    for what is no zip, encrypted, too large, or has links or names that lead out of the folder it is unpacked to.
+    """
+    path, limits = Path(path), limits or ArchiveLimits()
+    with ExitStack() as stack:
+        with _readable(path):
+            archive = Archive(path, stack.enter_context(open_zip(path, limits.members)), limits)
+        yield archive
 
 
 def iter_archive(path: str | Path, destination: str | Path, limits: ArchiveLimits | None = None) -> Iterator[Path]:
-    """Unpack a zip into `destination`, member by member in its order, and yield the path of each file.
+    """Unpack a zip into `destination`, file by file in its order, and yield the path of each.
 
-    Folders and the leavings of operating systems are skipped.  The whole archive is checked first: JobRejected
-    for what is no zip, encrypted, too large, or has links or names that lead out of `destination`.
+    Checked as a whole before the first is asked for; errors as in `open_archive`.
     """
-    path, destination, limits = Path(path), Path(destination), limits or ArchiveLimits()
-    with _readable(path), open_zip(path, limits.members) as archive:
-        members = _checked_members(path, archive, limits)
-    return _unpacked(path, members, destination, limits)
+    with open_archive(path, limits):
+        pass
+    return _unpacked(path, destination, limits)
 
 
 def is_junk(name: str) -> bool:
@@ -182,15 +240,10 @@ def _member_fault(info: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _unpacked(
-    path: Path, members: list[tuple[zipfile.ZipInfo, str]], destination: Path, limits: ArchiveLimits
-) -> Iterator[Path]:
-    with _readable(path), open_zip(path, limits.members) as archive:
-        for info, name in members:
-            target = destination / name
-            with archive.open(info) as source, _new_file(target) as file:
-                shutil.copyfileobj(source, file, BLOCK_BYTES)
-            yield target
+def _unpacked(path: str | Path, destination: str | Path, limits: ArchiveLimits | None) -> Iterator[Path]:
+    with open_archive(path, limits) as archive:
+        for name in archive.names:
+            yield archive.unpack(name, destination)
 
 
 @contextmanager

@@ -6,9 +6,8 @@ import logging
 import secrets
 import sys
 import threading
-import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from redis_consumer.errors import (
     AccessDenied,
     ConsumerError,
     JobRejected,
+    LeaseLost,
     PredictionFailed,
     ServerNotReady,
     SettingsError,
@@ -29,15 +29,20 @@ from redis_consumer.errors import (
 )
 from redis_consumer.limits import MemoryLimit, TimeLimit
 from redis_consumer.middleware import Every, Heartbeat, NoObserver, Once, wrapped
-from redis_consumer.models.batching import BatchLimits
+from redis_consumer.models.batching import IN_FLIGHT, BatchLimits
 from redis_consumer.models.patience import PatientModelServer
+from redis_consumer.models.slots import SharingModelServer, Slots
+from redis_consumer.models.stops import Stops
 from redis_consumer.models.tf_serving import TensorFlowServing
 from redis_consumer.queues.depth import queue_depth
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
+from redis_consumer.queues.redis_admin import RedisJobAdmin
 from redis_consumer.queues.sweeper import RedisSweeper
 from redis_consumer.redis import RedisClient
+from redis_consumer.results.extras import check_packages
 from redis_consumer.storage.clients import StorageOptions
 from redis_consumer.storage.object_store import ObjectStorage, open_storage
+from redis_consumer.wire import serving_pb2 as pb
 from redis_consumer.worker import STILL_SECONDS, Lane, Worker
 
 if TYPE_CHECKING:
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
     from redis_consumer.job import ModelId
     from redis_consumer.metrics import Metrics
     from redis_consumer.middleware import Observer
+    from redis_consumer.queues.admin import JobAdmin
     from redis_consumer.settings import Settings
     from redis_consumer.worker import Companion
 
@@ -70,29 +76,36 @@ class Shared:
     heartbeat: Heartbeat
     time_limit: TimeLimit
     stopping: threading.Event
+    slots: Slots
     limits: BatchLimits = field(default_factory=BatchLimits)
     process: str = field(default_factory=partial(secrets.token_hex, 4))
     """Makes the names of its lanes unlike those of any other process."""
 
 
 def build_worker(settings: Settings) -> Worker:
-    """Return a worker that is ready to run.  SettingsError for whatever is wrong before the first job."""
+    """Return a worker that is ready to run.
+
+    SettingsError for whatever is wrong before the first job, MissingExtra where a setting needs another package.
+    """
     consumer_type = find_consumer(settings.consumer_type, CONSUMERS)
+    check_packages(settings.extra_outputs)
     storage = build_storage(settings)
     check_storage(storage)
     redis = build_redis(settings)
     stopping = threading.Event()
-    server = build_model_server(settings, stopping.wait)
-    metrics = build_metrics(settings, redis) if settings.health_port else None
+    server = build_model_server(settings)
+    slots = Slots(settings.concurrency * IN_FLIGHT)
+    metrics = build_metrics(at_source(settings), redis) if settings.health_port else None
     observer: Observer = metrics or NoObserver()
     heartbeat = Heartbeat(settings.lease_seconds)
     time_limit = TimeLimit(settings.max_job_seconds, lambda error: worker.stop(because=error))
-    shared = Shared(settings, consumer_type, redis, storage, server, observer, heartbeat, time_limit, stopping)
+    shared = Shared(settings, consumer_type, redis, storage, server, observer, heartbeat, time_limit, stopping, slots)
     lanes = [build_lane(shared, number) for number in range(settings.concurrency)]
     sweeper = RedisSweeper(redis, lease_seconds=settings.lease_seconds)
     sweeping = Every(settings.lease_seconds / 2, observer.sweep(sweeper.sweep), "sweep")
     companions: list[Companion] = [heartbeat, sweeping, Once(consumer_type.warm_up, "warm-up"), time_limit]
     if metrics:
+        metrics.watch_slots(lambda: slots.allowed)
         live = liveness(lanes, heartbeat, time_limit, stopping, settings.drain_seconds)
         needed = server if consumer_type.needs_model_server else None
         checks = readiness(redis, storage, needed, settings.nuclear_model)
@@ -107,10 +120,15 @@ def build_worker(settings: Settings) -> Worker:
     return worker
 
 
+def at_source(settings: Settings) -> Settings:
+    """Return the settings with the queue that this consumer type takes jobs from, for the one that was named."""
+    return replace(settings, queue=find_consumer(settings.consumer_type, CONSUMERS).source_of(settings.queue))
+
+
 def build_lane(shared: Shared, number: int) -> Lane:
     """Return one lane, with a queue view, a consumer and patience of its own."""
     settings = shared.settings
-    queue, observed = shared.observer.lane(build_queue(settings, shared.redis, f"{shared.process}-{number}"))
+    queue, observed = shared.observer.lane(build_queue(at_source(settings), shared.redis, f"{shared.process}-{number}"))
     retries: deque[str] = deque()
 
     def refused(error: ConsumerError) -> None:
@@ -119,19 +137,37 @@ def build_lane(shared: Shared, number: int) -> Lane:
             shared.time_limit.restart(queue)
         shared.observer.refused(error)
 
-    models = PatientModelServer(
-        shared.server,
+    def drop() -> LeaseLost | None:
+        return LeaseLost("What was asked of the model server is given up") if shared.heartbeat.lost(queue) else None
+
+    def drain() -> ServerNotReady | None:
+        stopping = shared.stopping.is_set()
+        return ServerNotReady("The worker stopped while it waited for the model server") if stopping else None
+
+    restart = partial(shared.time_limit.restart, queue)
+    models = build_lane_server(shared, Stops(drop=drop, drain=drain), on_retry=refused, on_wait=restart)
+    storage = shared.observer.storage(shared.storage)
+    consumer = shared.consumer_type(shared.redis, storage, settings.queue, name=settings.hostname)
+    served = partial(served_version, shared.server)
+    consumer.equip(Tools(queue, models, settings, shared.limits, retries, served))
+    around = observed, shared.heartbeat.around(queue), shared.time_limit.around(queue)
+    return Lane(queue, wrapped(consumer.handle, *around))
+
+
+def build_lane_server(
+    shared: Shared, stops: Stops, *, on_retry: Callable[[ConsumerError], None], on_wait: Callable[[], object]
+) -> PatientModelServer:
+    """Return the model server as one lane sees it: `stops` end its calls, its waits for a slot and its pauses."""
+    settings = shared.settings
+    server = shared.server.stopped_by(stops.drop)
+    return PatientModelServer(
+        SharingModelServer(server, shared.slots, stop=stops.waiting, on_wait=on_wait),
         wait_seconds=settings.model_wait,
         max_retry=settings.max_retry if settings.max_retry > 0 else sys.maxsize,
         max_pause_seconds=max(settings.grpc_backoff, SHORTEST_BACKOFF_SECONDS),
-        stop=shared.stopping.is_set,
-        on_retry=refused,
+        stop=stops.waiting,
+        on_retry=on_retry,
     )
-    storage = shared.observer.storage(shared.storage)
-    consumer = shared.consumer_type(shared.redis, storage, settings.queue, name=settings.hostname)
-    consumer.equip(Tools(queue, models, settings, shared.limits, retries))
-    around = observed, shared.heartbeat.around(queue), shared.time_limit.around(queue)
-    return Lane(queue, wrapped(consumer.handle, *around))
 
 
 def build_metrics(settings: Settings, redis: RedisClient) -> Metrics:
@@ -207,6 +243,23 @@ def check_model_server(server: TensorFlowServing, model: ModelId) -> None:
             raise
 
 
+def served_version(server: TensorFlowServing, model: ModelId) -> int | None:
+    """Return the version that answers for `model` now; None where the server does not tell.
+
+    Without a version it is the highest one that is available: TensorFlow Serving's own rule.
+    """
+    if model.version is not None:
+        return model.version
+    try:
+        states = server.states(model)
+    except PredictionFailed as error:
+        if "(UNIMPLEMENTED)" not in str(error):
+            raise
+        return None
+    available = pb.ModelVersionStatus.AVAILABLE
+    return max((version for version, status in states.items() if status.state == available), default=None)
+
+
 def fault_of(name: str, check: Callable[[], object]) -> str:
     """Return what is wrong, without names, paths and secrets: everybody in the cluster may ask.  The log says more."""
     try:
@@ -237,6 +290,16 @@ def build_client(settings: Settings) -> Client:
         build_redis(settings), host=settings.hostname, wait_replicas=settings.redis_wait_replicas
     )
     return Client(submitter, build_storage(settings))
+
+
+def build_admin(settings: Settings) -> JobAdmin:
+    """Return what operates the queues of this Redis."""
+    return RedisJobAdmin(build_redis(settings), known=[settings.queue])
+
+
+def build_sweeper(settings: Settings) -> RedisSweeper:
+    """Return what brings back the jobs of dead lanes."""
+    return RedisSweeper(build_redis(settings), lease_seconds=settings.lease_seconds)
 
 
 def build_redis(settings: Settings) -> RedisClient:
@@ -277,7 +340,7 @@ def check_storage(storage: ObjectStorage) -> None:
         log.warning("Results in %s can be read by everybody who has the link; OUTPUT_ACL=private ends it", storage)
 
 
-def build_model_server(settings: Settings, pause: Callable[[float], object] = time.sleep) -> TensorFlowServing:
+def build_model_server(settings: Settings) -> TensorFlowServing:
     """Return the model server of the settings; nothing is sent yet."""
     credentials = None
     if settings.tf_tls:
@@ -289,5 +352,4 @@ def build_model_server(settings: Settings, pause: Callable[[float], object] = ti
         credentials=credentials,
         timeout_seconds=settings.grpc_timeout,
         describe_seconds=settings.metadata_expire_time,
-        pause=pause,
     )

@@ -7,6 +7,7 @@
     │   ├── ObjectNotFound       no such object in the bucket
     │   ├── AccessDenied         the bucket or the model server refuses us
     │   ├── ModelNotFound        no such model or version on the model server
+    │   │   └── ModelNotLoaded     it has the model, and could not load it
     │   └── InvalidModelInput    the model server refuses the tensor
     │       └── BatchTooLarge      too many entries in one request: send fewer at a time
     ├── RetryJob               the world is at fault: the job is given back and counts as a delivery
@@ -14,6 +15,7 @@
     │   └── PredictionFailed     the model server broke down over this request
     ├── ServerNotReady         the model server is cold or saturated: wait in place, nothing is counted
     │   └── ServerBusy           it answers, and refuses for now: its queue is full
+    │       └── OutOfMemory        its device has no room for this request: send fewer entries, or wait
     ├── LeaseLost              somebody else has the job now: drop it, write nothing
     ├── QueueUnavailable       Redis does not answer: back off, ask again
     ├── SettingsError          the start stops: names the variable, the value and what is allowed
@@ -52,6 +54,10 @@ class ModelNotFound(JobRejected):
     """The model server has no such model or version, and is not loading it either."""
 
 
+class ModelNotLoaded(ModelNotFound):
+    """The model server has tried to load the model, and given up."""
+
+
 class InvalidModelInput(JobRejected):
     """The model server, or the model's signature, refuses the tensor: wrong name, dtype, rank or size."""
 
@@ -84,6 +90,10 @@ class ServerBusy(ServerNotReady):
     """The model server refuses work for now (queue full, out of threads or memory)."""
 
 
+class OutOfMemory(ServerBusy):
+    """The model server's device had no memory for this request: fewer entries at a time may fit, or the same later."""
+
+
 class LeaseLost(ConsumerError):
     """The job is no longer ours: final, gone, or claimed by another lane.  Stop, and write nothing."""
 
@@ -112,7 +122,7 @@ def reason_of(error: BaseException) -> str:
 
     Our own errors speak for themselves; any other is a bug and is prefixed with its type.
     """
-    text = _shortened("".join(map(_printable, " ".join(str(error).split()))))
+    text = _shortened("".join(map(_printable, " ".join(without_secrets(str(error)).split()))))
     if isinstance(error, ConsumerError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -139,10 +149,17 @@ def is_machines(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE)
 
 
-TRACEBACK_CHARACTERS = 8000
-"""Its end says most."""
 _ADDRESS_LOGIN = re.compile(r"://[^\s/@]*@")
 _ADDRESS_QUERY = re.compile(r"(://[^\s?#]*)[?#][^\s'\")]*")
+
+
+def without_secrets(text: str) -> str:
+    """Return the text with the logins and queries (signatures) of its addresses left out."""
+    return _ADDRESS_QUERY.sub(r"\1", _ADDRESS_LOGIN.sub("://", text)) if "://" in text else text
+
+
+TRACEBACK_CHARACTERS = 8000
+"""Its end says most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +176,5 @@ class Failure:
 
 def failure_of(error: BaseException) -> Failure:
     """Return the failure that `error` is."""
-    text = "".join(traceback.format_exception(error))
-    text = _ADDRESS_QUERY.sub(r"\1", _ADDRESS_LOGIN.sub("://", text))
+    text = without_secrets("".join(traceback.format_exception(error)))
     return Failure(type(error).__name__, reason_of(error), text[-TRACEBACK_CHARACTERS:])

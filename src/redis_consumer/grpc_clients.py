@@ -38,7 +38,7 @@ class GrpcClient:
         server = TensorFlowServing(self.host, timeout_seconds=timeout_seconds)
         max_retry = settings.MAX_RETRY if settings.MAX_RETRY > 0 else sys.maxsize
         try:
-            yield PatientModelServer(server, wait_seconds=settings.MODEL_WAIT, max_retry=max_retry)
+            yield PatientModelServer(server, wait_seconds=settings.MODEL_WAIT, max_retry=max_retry, divides=False)
         finally:
             server.close()
 

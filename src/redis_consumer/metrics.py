@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -91,6 +91,11 @@ class Metrics:
     def watch_queue(self, queue: str, depth: Callable[[], Depth | None]) -> None:
         """Tell what waits in a queue, too; `depth` is asked at each scrape, and None is left out."""
         self.registry.register(Waiting(queue, depth))
+
+    def watch_slots(self, allowed: Callable[[], int]) -> None:
+        """Tell how many requests to the model server may be in flight; `allowed` is asked at each scrape."""
+        text = "Requests that may be in flight to the model server; lowered when it refuses"
+        Gauge("redis_consumer_model_server_slots", text, registry=self.registry).set_function(allowed)
 
     def render(self) -> bytes:
         """Return everything in Prometheus' text format."""
@@ -240,6 +245,10 @@ class MeasuredStorage:
     def deposit(self, path: str | Path) -> Upload:
         """See `Storage.deposit`."""
         return self._storage.deposit(path)
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """See `Storage.remove`."""
+        self._storage.remove(keys)
 
     def url(self, key: str) -> str:
         """See `Storage.url`."""

@@ -182,10 +182,11 @@ class Heartbeat(Every):
             try:
                 queue.heartbeat(job)
             except LeaseLost as error:
-                log.warning("The lease of job %s is lost: %s", job.key, error)
                 with self._lock:
-                    if self._held.pop(job.token, None):  # else the lane has ended it meanwhile
-                        self._lost.add(queue)
+                    if self._held.pop(job.token, None) is None:
+                        continue  # the lane has ended it meanwhile
+                    self._lost.add(queue)
+                log.warning("The lease of job %s is lost: %s", job.key, error)
             except ConsumerError as error:
                 log.warning("No heartbeat for job %s this time: %s", job.key, error)
 

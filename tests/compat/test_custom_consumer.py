@@ -217,10 +217,12 @@ class Undecided(TensorFlowServingConsumer):
         return "waiting"
 
 
-def test_a_status_that_is_not_final_puts_the_job_back(lab: Lab, image: AnyArray) -> None:
+def test_a_status_that_is_not_final_brings_the_job_again_as_it_is(lab: Lab, image: AnyArray) -> None:
     job, fields = consume(lab, Undecided, image)
-    assert fields["status"] == "new"
-    assert list(lab.broker.queues["q"]) == [job.key]
+    assert fields["status"] == "waiting"
+    record = lab.broker.records[job.key]
+    assert record.due is not None
+    assert record.deliveries == 0
 
 
 @pytest.mark.parametrize("data", [["status", "done"], "status", 1])

@@ -17,22 +17,34 @@ import numpy as np
 import pytest
 import scipy
 
+from redis_consumer import spots
 from redis_consumer.processing import (
+    correct_drift,
     cut,
     deep_watershed,
+    detected_label,
+    detected_scale,
+    detection_tiles,
     histogram_normalization,
     join,
+    mesmer_postprocess,
     mesmer_preprocess,
+    mibi,
+    min_max_normalize,
     normalize,
     percentile_threshold,
     pixelwise,
     resize,
+    retinanet,
+    retinanet_semantic,
+    sampled_tiles,
     scaled_size,
     tile,
     untile,
     watershed,
 )
 from redis_consumer.processing.labels import erode, fill_holes
+from redis_consumer.processing.old import cut_square, rescale_nearest
 from redis_consumer.processing.tiling import window
 
 if TYPE_CHECKING:
@@ -53,6 +65,10 @@ FIXED = {
     "seed_pixelwise_b2": "frames are labelled alone: objects of different frames neither join nor share a numbering",
     "seed_big_image_2": "rows and columns that the cuts leave over are predicted too",
     "seed_big_image_3": "rows and columns that the cuts leave over are predicted too",
+    "seed_rescale_labels": "of two pixels equally near it is always the second, where rounding noise had decided",
+    "seed_drift_Xy": "labels are moved as they are, where some of their ids had become smaller by one",
+    "max_with_ties": "of equal scores the first by row and column comes first and stays; an unstable sort had decided",
+    "minmax_const": "a constant plane becomes zeros, and had become NaN",
 }
 """Cases in which the original is wrong, and what we do; each has a test of its own below."""
 
@@ -103,6 +119,32 @@ def run_seed_pixelwise(prediction: Array, **params: Any) -> Array:
     return np.asarray(labels)
 
 
+def run_mibi(image: Array, **params: Any) -> Array:
+    (labels,) = mibi(image.reshape(1, *image.shape[-3:]), **params)
+    return np.asarray(labels)
+
+
+def run_seed_mibi(prediction: Array) -> Array:
+    return run_mibi(prediction[..., [0, 2, 1]])
+
+
+def run_seed_tiles(image: Array, size: int) -> Array:
+    return cut_square(image, size)
+
+
+def run_seed_scale(image: Array) -> Array:
+    return np.array(detected_scale(scale_model(sampled_tiles(image[None], 64))[0]))
+
+
+def run_seed_label(image: Array) -> Array:
+    return np.array(detected_label(label_model(sampled_tiles(image[None], 64))[0]))
+
+
+def run_seed_drift(movie: Array) -> Array:
+    corrected, _ = correct_drift(movie)
+    return corrected
+
+
 SIMPLE: dict[str, Callable[..., Array]] = {
     "deepcell_toolbox.histogram_normalization": histogram_normalization,
     "deepcell_toolbox.percentile_threshold": percentile_threshold,
@@ -116,6 +158,14 @@ SIMPLE: dict[str, Callable[..., Array]] = {
     "seed.normalize": run_seed_normalize,
     "seed.pixelwise": run_seed_pixelwise,
     "seed.watershed": run_watershed,
+    "deepcell_toolbox.mibi": run_mibi,
+    "deepcell_spots.min_max_normalize": min_max_normalize,
+    "seed.mibi": run_seed_mibi,
+    "seed.rescale": rescale_nearest,
+    "seed.reshape_matrix": run_seed_tiles,
+    "seed.detect_scale": run_seed_scale,
+    "seed.detect_label": run_seed_label,
+    "seed.correct_drift": run_seed_drift,
 }
 
 
@@ -126,6 +176,42 @@ def run_simple(case: Mapping[str, Any]) -> Outputs:
 
 def run_deep_watershed(case: Mapping[str, Any]) -> Outputs:
     return {"labels": deep_watershed(inputs_of(case), **case["params"])}
+
+
+def run_boxes(case: Mapping[str, Any]) -> Outputs:
+    heads = [stored(case["file"], case["inputs"][name]) for name in ("boxes", "scores", "labels", "masks")]
+    params = dict(case["params"])
+    if "semantic" in case["inputs"]:
+        labels = retinanet_semantic([*heads, stored(case["file"], case["inputs"]["semantic"])], **params)
+    else:
+        labels = retinanet(heads, (params.pop("shape0"), params.pop("shape1")), **params)
+    return {"labels": labels[..., 0]}
+
+
+POINTS: dict[str, Callable[..., list[Array]]] = {
+    "y_annotations_to_point_list_max": spots.spots_at_maxima,
+    "y_annotations_to_point_list": spots.spots_at_pixels,
+    "y_annotations_to_point_list_restrictive": spots.spots_within_pixels,
+    "y_annotations_to_point_list_cc": spots.spots_at_regions,
+}
+
+
+def run_points(case: Mapping[str, Any]) -> Outputs:
+    probability, offsets = (stored(case["file"], case["inputs"][name]) for name in ("p1", "offset_regression"))
+    params = dict(case["params"])
+    find = POINTS[params.pop("name")]
+    points = find(np.concatenate([1 - probability, probability], axis=-1), offsets, **params)
+    return {f"points{i}": found for i, found in enumerate(points)}
+
+
+def run_match(case: Mapping[str, Any]) -> Outputs:
+    labels, coords = (stored(case["file"], case["inputs"][name]) for name in ("labels", "coords"))
+    cells = spots.match_spots_to_cells(labels[0, ..., 0], coords)
+    return {
+        "keys_in_order": np.array(list(cells)),
+        "counts": np.array([len(found) for found in cells.values()]),
+        "coords": np.concatenate([np.stack(found) for found in cells.values()]),
+    }
 
 
 def run_window(case: Mapping[str, Any]) -> Outputs:
@@ -201,20 +287,20 @@ def label_model(tiles: Array) -> list[Array]:
     return [as_float32(scipy.special.softmax(-distance / 10, axis=-1))]
 
 
+def spot_model(tiles: Array) -> list[Array]:
+    i, j = np.indices(tiles.shape[1:3])[:, None, ..., None]
+    ramp = 0.02 * np.cos(2 * np.pi * i / tiles.shape[1]) * np.cos(2 * np.pi * j / tiles.shape[2])
+    likely = as_float32(np.clip(0.9 * box(tiles, 3) + 0.05 + ramp, 0, 1))
+    offsets = np.broadcast_to(np.concatenate([20 * ramp, -10 * ramp], axis=-1), (*tiles.shape[:3], 2))
+    return [np.concatenate([1 - likely, likely], axis=-1), as_float32(offsets)]
+
+
 def box(x: Array, size: int) -> Array:
     return scipy.ndimage.uniform_filter(x.astype(np.float64), size=(1, size, size, 1), mode="nearest")
 
 
 MODELS = {"nuclear": nuclear_model, "mesmer": mesmer_model, "scale": scale_model, "label": label_model}
 NUCLEAR = {"radius": 10, "maxima_threshold": 0.1, "interior_threshold": 0.01}
-MESMER = {
-    "maxima_threshold": 0.075,
-    "interior_threshold": 0.2,
-    "interior_smooth": 2,
-    "small_objects_threshold": 15,
-    "fill_holes_threshold": 15,
-    "radius": 2,
-}
 
 
 def run_application(case: Mapping[str, Any]) -> Outputs:
@@ -229,6 +315,8 @@ def run_application(case: Mapping[str, Any]) -> Outputs:
     prepared = resized if detection else mesmer_preprocess(resized) if mesmer else histogram_normalization(resized)
     pad_mode = predict.get("pad_mode", "constant" if mesmer or detection else "reflect")
     tiles, grid = tile(prepared, tuple(params["model_shape"][:2]), 0.75, pad_mode)
+    if detection:
+        assert np.array_equal(detection_tiles(prepared, tuple(params["model_shape"][:2])), tiles)
     size = len(tiles) if detection else predict.get("batch_size", 4)
     batches = [tiles[i : i + size] for i in range(0, len(tiles), size)]
     heads = [np.concatenate(parts) for parts in zip(*map(MODELS[params["fake_model"]], batches), strict=True)]
@@ -240,7 +328,14 @@ def run_application(case: Mapping[str, Any]) -> Outputs:
         return {"value": detected(application, heads[0]), **calls}
     maps = [untile(head[..., 1:2] if head.shape[-1] == 3 else head, grid) for head in heads]
     labels = (
-        mesmer_labels(maps, predict) if mesmer else deep_watershed(maps, **predict.get("postprocess_kwargs", NUCLEAR))
+        mesmer_postprocess(
+            [untile(head, grid) for head in heads],
+            predict.get("compartment", "whole-cell"),
+            predict.get("postprocess_kwargs_whole_cell"),
+            predict.get("postprocess_kwargs_nuclear"),
+        )
+        if mesmer
+        else deep_watershed(maps, **predict.get("postprocess_kwargs", NUCLEAR))
     )
     return {
         "labels": resize(labels, image.shape[1:3], labels=True),
@@ -251,20 +346,20 @@ def run_application(case: Mapping[str, Any]) -> Outputs:
     }
 
 
-def detected(application: str, scores: Array) -> Array:
-    if application == "LabelDetection":
-        return np.array(scores.sum(axis=0).argmax())
-    mean = scores.mean()
-    return np.array(1 if abs(mean - 1) < 0.01 else mean)
+def detected(application: str, predictions: Array) -> Array:
+    return np.array(
+        detected_label(predictions) if application == "LabelDetection" else np.float32(detected_scale(predictions))
+    )
 
 
-def mesmer_labels(maps: list[Array], predict: Mapping[str, Any]) -> Array:
-    compartment = predict.get("compartment", "whole-cell")
-    cells = [deep_watershed(maps[:2], **MESMER | predict.get("postprocess_kwargs_whole_cell", {}))]
-    nuclear = MESMER | {"maxima_threshold": 0.1} | predict.get("postprocess_kwargs_nuclear", {})
-    nuclei = [deep_watershed(maps[2:], **nuclear)]
-    chosen = {"whole-cell": cells, "nuclear": nuclei, "both": cells + nuclei}[compartment]
-    return np.concatenate(chosen, axis=-1)
+def run_spot_application(case: Mapping[str, Any]) -> Outputs:
+    (image,), params = inputs_of(case), case["params"]
+    predict = dict(params["predict"])
+    prepared = min_max_normalize(image, clip=predict.get("clip", False))
+    tiles, grid = tile(prepared, tuple(params["model_shape"][:2]), 0.75, "reflect")
+    heads = [untile(head, grid) for head in spot_model(tiles)]
+    (points,) = spots.detect_spots(*heads, threshold=predict["threshold"])
+    return {"points0": points}
 
 
 # --- the comparison ------------------------------------------------------------------------------------------------
@@ -275,6 +370,11 @@ RUNNERS: dict[str, Callable[[Mapping[str, Any]], Outputs]] = {
     "tile_image+untile_image": run_tiles,
     "spline_window(size, left, right, power=2)": run_window,
     "application": run_application,
+    "seed.retinanet_to_label_image": run_boxes,
+    "seed.retinanet_semantic_to_label_image": run_boxes,
+    "deepcell_spots.postprocessing": run_points,
+    "deepcell_spots.match_spots_to_cells": run_match,
+    "SpotDetection": run_spot_application,
 }
 COMPARED = [name for name, case in CASES.items() if case["function"] in RUNNERS and name not in FIXED]
 
@@ -351,6 +451,48 @@ def test_blocks_cover_the_rows_and_columns_that_were_left_out(name: str) -> None
     assert left_out.any()
     assert not expected[left_out].any()
     assert actual[left_out].all()
+
+
+def between(size: int, new: int) -> Array:
+    """Return which new pixels lie nearest to one old pixel, and not between two."""
+    position = (np.arange(new) + 0.5) * size / new
+    return np.abs(position - np.round(position)) > 1e-9
+
+
+def test_of_two_pixels_equally_near_the_second_one_is_taken() -> None:
+    case = CASES["seed_rescale_labels"]
+    (image,), expected = inputs_of(case), expected_of(case)["out"]
+    actual = rescale_nearest(image, **case["params"])
+    clear = np.ix_(*(between(n, m) for n, m in zip(image.shape[:2], expected.shape[:2], strict=True)))
+    assert np.array_equal(actual[clear], expected[clear])
+    assert np.mean(actual != expected) < 0.001
+
+
+def test_drifting_labels_keep_their_ids() -> None:
+    case = CASES["seed_drift_Xy"]
+    (movie, labels), expected = inputs_of(case), expected_of(case)
+    corrected, moved = correct_drift(movie, labels)
+    assert moved is not None
+    assert_agrees(corrected, expected["X"], {"atol": 0.01})
+    lost = moved.astype(np.int32) - expected["y"].astype(np.int32)
+    assert set(np.unique(lost)) == {0, 1}
+    assert np.count_nonzero(lost) < 0.02 * lost.size
+
+
+def test_among_equal_scores_the_first_one_comes_first() -> None:
+    case = CASES["max_with_ties"]
+    probability, offsets = (stored(case["file"], case["inputs"][name]) for name in ("p1", "offset_regression"))
+    for score, offset, points in zip(probability[..., 0], offsets, run_points(case).values(), strict=True):
+        centres = {tuple((offset[y, x] + (y, x)).tolist()): (-score[y, x], y, x) for y, x in np.ndindex(score.shape)}
+        ranks = [centres[tuple(point)] for point in points.astype(np.float32).tolist()]
+        assert ranks == sorted(ranks)
+
+
+def test_a_constant_plane_is_zeros_where_it_was_nothing() -> None:
+    case = CASES["minmax_const"]
+    (image,), expected = inputs_of(case), expected_of(case)["out"]
+    assert np.isnan(expected).all()
+    assert not min_max_normalize(image).any()
 
 
 def test_the_table_in_the_docs_is_true() -> None:

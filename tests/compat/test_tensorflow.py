@@ -151,7 +151,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def server(address: str) -> Iterator[ModelServer]:
-    client = TensorFlowServing(address, timeout_seconds=30, pause=lambda _: None)
+    client = TensorFlowServing(address, timeout_seconds=30)
     yield client
     client.close()
 

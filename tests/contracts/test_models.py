@@ -35,6 +35,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 class TestTensorFlowServing(ModelServerExam):
     @pytest.fixture
     def server(self, address: str) -> Iterator[ModelServer]:
-        client = TensorFlowServing(address, timeout_seconds=20, pause=lambda _: None)
+        client = TensorFlowServing(address, timeout_seconds=20)
         yield client
         client.close()

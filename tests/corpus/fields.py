@@ -40,7 +40,7 @@ READ = {
     "field_size": r"^The fields? ('cuts' and )?'field_size'",
     "model_name": r"^The fields 'model_name' and 'model_version' are wrong: model name ['\"]",
     "model_version": r"^The fields 'model_name' and 'model_version' are wrong: model version ['\"]",
-    "dimension_order": r"^('dimension_order' ['\"]|The image 'image\.npy': axes ['\"])",
+    "dimension_order": r"^The field 'dimension_order' is ['\"]",
     "preprocess_function": r"^preprocess_function ['\"]",
     "postprocess_function": r"^postprocess_function ['\"]",
     "input_file_name": r"^(The object name ['\"]|Object ['\"].*['\"] is not in the bucket$)",

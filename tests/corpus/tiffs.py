@@ -221,8 +221,8 @@ STRUCTURE = [
     _case("many SubIFDs that are their own parent", DONE, grey(PIXELS, t330=(LONG, [HERE] * 2000))),
     _case("SubIFD beyond the end", DONE, grey(PIXELS, t330=(LONG, [2**31]))),
     _case("first directory beyond the end", NO_IMAGE, b"II*\0\xff\xff\xff\x7f" + PIXELS),
-    _case("first directory inside the header", CUT, b"II*\0\4\0\0\0" + PIXELS),
-    _case("no tags at all", CUT, build({})),
+    _case("first directory inside the header", BAD, b"II*\0\4\0\0\0" + PIXELS),
+    _case("no tags at all", BAD, build({})),
     _case("65535 tags that are not there", BAD, b"II*\0\x08\0\0\0\xff\xff"),
     _case("bytes of the other order", NO_IMAGE, b"MM\0*" + GOOD[4:]),
     _case(

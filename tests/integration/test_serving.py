@@ -365,7 +365,7 @@ def test_large_images_pass_both_ways(address: str) -> None:
 def test_versions_come_go_and_break_while_it_runs(tmp_path: Path) -> None:
     save_exam(tmp_path, 1)
     server = EmbeddedServer(tmp_path, poll_seconds=0.05)
-    client = TensorFlowServing(f"127.0.0.1:{server.start()}", timeout_seconds=20, pause=lambda _: None)
+    client = TensorFlowServing(f"127.0.0.1:{server.start()}", timeout_seconds=20)
     exam, image = ModelId("Exam"), {"image": np.zeros((1, 1, 1, 1), np.float32)}
     save_exam(tmp_path, 7, directory="00007")
     broken = tmp_path / "Exam" / "9" / "model.onnx"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from redis_consumer.models.stops import Stop
+
 SAME = ModelId("Same")
 TILES = np.arange(40, dtype=np.float32).reshape(20, 2)
 SCRIPT = """
@@ -50,6 +52,15 @@ def serving(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def other_port() -> int:
+    return free_port()
+
+
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         number: int = found.getsockname()[1]
@@ -103,13 +114,29 @@ def test_a_server_that_hangs_is_a_failed_prediction_and_no_longer_asked_on_that_
     client.close()
 
 
+def test_one_of_two_that_hangs_costs_a_try_and_no_more(folder: Path, port: int, other_port: int) -> None:
+    seen: list[ConsumerError] = []
+    client = TensorFlowServing(f"ipv4:127.0.0.1:{port},127.0.0.1:{other_port}", timeout_seconds=1)
+    patient = PatientModelServer(client, wait_seconds=60, max_retry=3, on_retry=seen.append, max_pause_seconds=0.2)
+    with serving(folder, port) as server, serving(folder, other_port):
+        for _ in range(4):
+            patient.predict(SAME, {"x": TILES})
+        seen.clear()
+        server.send_signal(signal.SIGSTOP)
+        for _ in range(20):
+            np.testing.assert_array_equal(patient.predict(SAME, {"x": TILES})["y"], TILES)
+        assert len(seen) <= 2
+        server.send_signal(signal.SIGCONT)
+    client.close()
+
+
 def test_a_model_that_arrives_late_is_found(folder: Path, port: int, tmp_path: Path) -> None:
-    def place(_seconds: float) -> None:
+    def place(_seconds: float, _stop: Stop) -> None:
         save_identity(tmp_path, "Late")
         threading.Event().wait(1.5)  # the server looks once a second
 
-    client = TensorFlowServing(f"127.0.0.1:{port}", timeout_seconds=20, pause=place)
-    patient = PatientModelServer(client, wait_seconds=60, max_retry=0, max_pause_seconds=0.2)
+    client = TensorFlowServing(f"127.0.0.1:{port}", timeout_seconds=20)
+    patient = PatientModelServer(client, wait_seconds=60, max_retry=0, pause=place)
     with serving(folder, port):
         np.testing.assert_array_equal(patient.predict(ModelId("Late"), {"x": TILES})["y"], TILES)
     client.close()

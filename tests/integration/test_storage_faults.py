@@ -243,3 +243,28 @@ def test_a_signed_link_of_s3_opens_without_credentials(tmp_path: Path, result: P
             open_storage("s3://another-bucket", options).check()
     finally:
         server.stop()
+
+
+def removal(code: str) -> bytes:
+    """Return S3's answer to a request to remove many objects of which one stays."""
+    body = (
+        "<DeleteResult><Deleted><Key>output/a.tif</Key></Deleted><Error><Key>output/b.tif</Key>"
+        f"<Code>{code}</Code><Message>Access Denied</Message></Error></DeleteResult>"
+    )
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
+    return (head + body).encode()
+
+
+@pytest.mark.parametrize("answer", [removal("AccessDenied"), error(403, "AccessDenied")])
+def test_a_bucket_that_lets_nobody_remove_is_not_asked_again(server: Server, answer: bytes) -> None:
+    server.answers = [answer]
+    with pytest.raises(AccessDenied):
+        open_s3(server.port).remove(["output/a.tif", "output/b.tif"])
+    assert server.asked == 1
+
+
+def test_a_removal_that_fails_for_now_is_tried_again(server: Server) -> None:
+    server.answers = [error(503), removal("InternalError"), removal("AccessDenied")]
+    with pytest.raises(AccessDenied):
+        open_s3(server.port).remove(["output/a.tif", "output/b.tif"])
+    assert server.asked == 3

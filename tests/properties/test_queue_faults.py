@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 OPEN_JOBS = 3
 SIZES = (1, 3, 0, 2, 5)
 """How many children a job has, by its number."""
+STILLBORN = 2
+"""The child at this place is final from the beginning."""
 WHICH = st.integers(0, 1)
 WHICH_JOB = st.integers(0, 99)
 FAULTS = st.sampled_from(
@@ -231,7 +233,7 @@ class QueueUnderFaults(RuleBasedStateMachine):
         for place, name in enumerate(self.names_of_children(parent)):
             if place == torn:
                 raise OSError("The archive is broken")
-            yield Child(QUEUE, name, {})
+            yield Child(QUEUE, name, {"status": "failed"} if place == STILLBORN else {})
 
     def names_of_children(self, parent: str) -> list[str]:
         number = int(name_of(parent))

@@ -50,6 +50,7 @@ CLOCKS = {"created_at", "updated_at", "finished_at", "total_time"}
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 FIELDS = st.dictionaries(st.sampled_from(["a", "b", "output_url", "reason"]), st.text(max_size=5) | st.integers())
 WHICH_LANE, WHICH_JOB = st.integers(0, LANES - 1), st.integers(0, 99)
+PLACE = st.none() | st.integers(0, 5)
 FAILURES = st.none() | st.builds(Failure, st.sampled_from(["Bug", "StorageUnavailable"]), st.text(max_size=5))
 
 
@@ -133,13 +134,15 @@ class QueueAndModel(RuleBasedStateMachine):
         self.both(number, lambda lane, job: lane.release(job, to, seconds=ASIDE_SECONDS, failure=failure))
         self.in_hand[number] = None
 
-    @rule(number=WHICH_LANE, size=st.integers(0, 5), torn=st.integers(0, 5) | st.none(), fields=FIELDS)
-    def submit_children(self, number: int, size: int, torn: int | None, fields: Mapping[str, str | int]) -> None:
+    @rule(number=WHICH_LANE, size=st.integers(0, 5), torn=PLACE, stillborn=PLACE, fields=FIELDS)
+    def submit_children(
+        self, number: int, size: int, torn: int | None, stillborn: int | None, fields: Mapping[str, str | int]
+    ) -> None:
         def children() -> Iterator[Child]:
             for place in range(size):
                 if place == torn:
                     raise OSError("The archive is broken")
-                yield Child(QUEUE, f"{place}.tif", fields)
+                yield Child(QUEUE, f"{place}.tif", {**fields, **({"status": "failed"} if place == stillborn else {})})
 
         self.both(number, lambda lane, job: len(lane.submit_children(job, children())))
 

@@ -40,3 +40,19 @@ def test_objects_are_counted_in_each_frame_and_feature() -> None:
     array = np.zeros((2, 2, 2, 2), np.int32)
     array[0, 0, 0, 0], array[0, 0, 1, 0], array[1, 0, 0, 1] = 7, 9, 7
     assert Labels(array).count() == 3
+
+
+def test_planes_come_frame_by_frame_and_carry_the_names_of_their_features() -> None:
+    array = np.arange(2 * 3 * 4 * 2).reshape(2, 3, 4, 2)
+    labels = Labels(array, ("nuclei", "whole-cell"))
+    places = [(frame, labels.name_of(feature)) for frame, feature, _ in labels.planes()]
+    assert places == [(0, "nuclei"), (0, "whole-cell"), (1, "nuclei"), (1, "whole-cell")]
+    for frame, feature, plane in labels.planes():
+        np.testing.assert_array_equal(plane, array[frame, :, :, feature])
+    assert Labels(array).name_of(1) == "feature_1"
+
+
+@pytest.mark.parametrize("names", [("one",), ("a", "a"), ("a", "b/c"), ("a", ""), ("a", "..")])
+def test_names_are_one_different_word_for_each_feature(names: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="features"):
+        Labels(np.zeros((1, 2, 2, 2), int), names)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import zipfile
 from typing import TYPE_CHECKING
 
 import grpc
@@ -11,11 +12,21 @@ import tifffile
 from redis_consumer import bootstrap
 from redis_consumer.client import Client
 from redis_consumer.consumers import CONSUMERS, Consumer, SegmentationConsumer
-from redis_consumer.errors import ServerNotReady, SettingsError, StorageUnavailable
+from redis_consumer.errors import (
+    ConsumerError,
+    MissingExtra,
+    PredictionFailed,
+    ServerNotReady,
+    SettingsError,
+    StorageUnavailable,
+)
 from redis_consumer.job import ModelId, Status
+from redis_consumer.models.tf_serving import TensorFlowServing
 from redis_consumer.queues.memory import MemoryBroker, MemoryJobQueue, MemorySubmitter
+from redis_consumer.results import extras
 from redis_consumer.settings import Settings
 from redis_consumer.testing.models import exam_models
+from redis_consumer.wire import serving_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,9 +35,12 @@ if TYPE_CHECKING:
     from redis_consumer.arrays import AnyArray
     from redis_consumer.job import Job
     from redis_consumer.models.base import TensorSpec
+    from redis_consumer.models.stops import Stop
     from redis_consumer.redis import RedisClient
     from redis_consumer.storage.clients import StorageOptions
     from redis_consumer.storage.object_store import ObjectStorage
+
+    States = Mapping[int, pb.ModelVersionStatus.State]
 
 WAIT = 10.0
 
@@ -106,6 +120,22 @@ class TestBuildWorker:
         assert (one.name, one.queue) == ("pod", "q")
         assert Seen.warmed.wait(WAIT)
 
+    def test_the_zip_type_takes_the_jobs_of_the_twin_and_submits_to_the_queue(
+        self, broker: MemoryBroker, bucket: Path
+    ) -> None:
+        (bucket / "uploads").mkdir()
+        with zipfile.ZipFile(bucket / "uploads" / "a.zip", "w") as archive:
+            archive.writestr("a.tif", b"pixels")
+        key = MemorySubmitter(broker).submit("q-zip", "a.zip", {"input_file_name": "uploads/a.zip"})
+        settings = settings_of(bucket, QUEUE="Q", CONSUMER_TYPE="zip")
+        (lane,) = bootstrap.build_worker(settings)._lanes
+        job = lane.queue.claim(timeout=0)
+        assert job
+        assert job.key == key
+        assert lane.handle(job) == "waiting"
+        (child,) = broker.queues["q"]
+        assert child.startswith("q:a.tif:")
+
     def test_the_segmentation_type_does_a_whole_job(
         self, broker: MemoryBroker, bucket: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -151,6 +181,10 @@ class Doubling:
     def __init__(self) -> None:
         self.cold = True
         self.model = exam_models()[ModelId("Exam", 1)]
+
+    def stopped_by(self, stop: Stop) -> Doubling:
+        assert stop() is None
+        return self
 
     def describe(self, model: ModelId) -> list[TensorSpec]:
         assert model == ModelId("Exam", 1)
@@ -278,3 +312,42 @@ class TestServers:
 def as_storage(bucket: Bucket) -> ObjectStorage:
     """Say that it is one: `check_storage` wants no more of it."""
     return bucket  # type: ignore[return-value]  # see above
+
+
+class Knowing(TensorFlowServing):
+    """A model server that knows these versions."""
+
+    def __init__(self, states: States | ConsumerError) -> None:
+        super().__init__("127.0.0.1:1")
+        self._states = states
+
+    def states(self, model: ModelId) -> dict[int, pb.ModelVersionStatus]:
+        assert model == ModelId("Nuclei")
+        if isinstance(self._states, ConsumerError):
+            raise self._states
+        return {v: pb.ModelVersionStatus(version=v, state=state) for v, state in self._states.items()}
+
+
+class TestServedVersion:
+    def test_the_latest_is_the_highest_that_is_available(self) -> None:
+        kind = pb.ModelVersionStatus
+        server = Knowing({5: kind.AVAILABLE, 6: kind.AVAILABLE, 7: kind.LOADING, 8: kind.END})
+        assert bootstrap.served_version(server, ModelId("Nuclei")) == 6
+
+    def test_a_version_that_is_named_is_not_asked_for(self) -> None:
+        assert bootstrap.served_version(Knowing(ServerNotReady("asked")), ModelId("Nuclei", 0)) == 0
+
+    @pytest.mark.parametrize("known", [{}, PredictionFailed("what is that? (UNIMPLEMENTED)")], ids=repr)
+    def test_a_server_that_does_not_tell_leaves_it_open(self, known: States | ConsumerError) -> None:
+        assert bootstrap.served_version(Knowing(known), ModelId("Nuclei")) is None
+
+    @pytest.mark.parametrize("error", [PredictionFailed("late (DEADLINE_EXCEEDED)"), ServerNotReady("absent")])
+    def test_one_that_does_not_answer_is_an_error(self, error: ConsumerError) -> None:
+        with pytest.raises(type(error)):
+            bootstrap.served_version(Knowing(error), ModelId("Nuclei"))
+
+
+def test_a_missing_package_stops_the_start(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match="EXTRA_OUTPUTS with 'table-parquet' needs the extra 'outputs'"):
+        bootstrap.build_worker(settings_of(bucket, EXTRA_OUTPUTS="geojson,table-parquet"))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import logging
 
+import numpy as np
 import pytest
 
 from redis_consumer.cli.options import OneLine
-from redis_consumer.consumers.image import channel_indexes
+from redis_consumer.consumers.channels import named_channels
 from redis_consumer.consumers.segmentation import whole_number
 from redis_consumer.errors import REASON_CHARACTERS, JobRejected, reason_of
+from redis_consumer.images import ImageFile
 from redis_consumer.job import LAST_VERSION, Job, ModelId
 from redis_consumer.processing import PRE_PROCESSES, chain
 from redis_consumer.results import safe_name
@@ -69,11 +71,12 @@ def test_numbers_that_nobody_counts(text: str) -> None:
 
 
 def test_a_channel_may_be_named_again_but_not_for_ever() -> None:
-    assert channel_indexes(["0", "0"], 1) == [0, 0]
+    image = ImageFile(np.zeros((1, 2, 2, 3), np.uint8), "YXC", "job", (2, 2, 3), np.dtype(np.uint8), is_rgb=False)
+    assert named_channels(["0", "", "0"], image).positions == (0, None, 0)
     with pytest.raises(JobRejected, match="names 65 channels: allowed are 3"):
-        channel_indexes(["0"] * 65, 3)
+        named_channels(["0"] * 65, image)
     with pytest.raises(JobRejected, match=r"names '1+': allowed are 0 to 2"):
-        channel_indexes(["1" * 5000], 3)
+        named_channels(["1" * 5000], image)
 
 
 def test_a_chain_of_steps_ends() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import random
 import subprocess
@@ -14,7 +15,7 @@ import tifffile
 from PIL import Image as PillowImage
 
 from redis_consumer.errors import JobRejected
-from redis_consumer.images import ImageFile, ImageLimits, read_image
+from redis_consumer.images import ImageFile, ImageLimits, read_image, read_image_seed
 from redis_consumer.images.axes import rows_first
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class TestTiff:
         self, tmp_path: Path, options: dict[str, Any], shape: tuple[int, ...], layout: tuple[int, ...]
     ) -> None:
         path = tiff(tmp_path / "x.tif", numbers(*shape), **options)
-        for axes in ("", "XYB", "CXY"):  # the file knows better than a form's default
+        for axes in ("", "XYB", " xyb "):  # the file knows better than a form's default
             image = read_image(path, axes=axes)
             assert image.pixels.shape == layout
             assert image.axes_from == "metadata"
@@ -106,8 +107,11 @@ class TestTiff:
 
     def test_time_and_depth_together_are_refused(self, tmp_path: Path) -> None:
         path = tiff(tmp_path / "x.tif", numbers(3, 4, 9, 11), ome=True, metadata={"axes": "TZYX"})
-        with pytest.raises(JobRejected, match=r"image 'x\.tif': axes 'TZYX'.*one of T, Z, B, I"):
+        with pytest.raises(
+            JobRejected, match=r"'x\.tif' has the axes TZYX \(3 x 4 x 9 x 11\): allowed are.*one of T, Z"
+        ):
             read_image(path)
+        assert read_image(path, axes="BCXY").pixels.shape == (3, 9, 11, 4)
 
     def test_pages_without_a_word_are_frames_unless_the_job_says_channels(self, tmp_path: Path) -> None:
         array = numbers(3, 30, 40)
@@ -128,6 +132,84 @@ class TestTiff:
             file.write(array[::2, ::2], subfiletype=1, tile=(32, 32))
             file.write(array[::4, ::4], subfiletype=1, tile=(32, 32))
         np.testing.assert_array_equal(read_image(tmp_path / "x.tif").pixels[0, :, :, 0], array)
+
+    def test_a_pyramid_of_channels_is_read_at_its_first_level(self, tmp_path: Path) -> None:
+        array = numbers(3, 128, 96)
+        with tifffile.TiffWriter(tmp_path / "x.ome.tif", ome=True) as file:
+            file.write(array, subifds=1, tile=(32, 32), metadata={"axes": "CYX"})
+            file.write(array[:, ::2, ::2], subfiletype=1, tile=(32, 32))
+        image = read_image(tmp_path / "x.ome.tif")
+        np.testing.assert_array_equal(image.pixels[0], np.moveaxis(array, 0, -1))
+        assert image.others == 0
+
+    @pytest.mark.parametrize(("first", "marked", "others"), [(0, True, 0), (0, False, 0), (1, True, 0), (1, False, 1)])
+    def test_a_thumbnail_is_not_the_image(self, tmp_path: Path, first: int, marked: bool, others: int) -> None:  # noqa: FBT001 - a row of the table
+        array = numbers(128, 96)
+        planes = [(array, 0), (array[::4, ::4], int(marked))]
+        with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+            for plane, kind in (planes[first], planes[1 - first]):
+                file.write(plane, subfiletype=kind, metadata=None)
+        image = read_image(tmp_path / "x.tif")
+        np.testing.assert_array_equal(image.pixels[0, :, :, 0], array)
+        assert image.others == others
+        assert read_image_seed(tmp_path / "x.tif").shape == (*planes[first][0].shape, 1)  # as it always did
+
+    def test_of_equal_images_the_first_is_read_and_the_others_are_counted(self, tmp_path: Path) -> None:
+        arrays = [numbers(9, 11) for _ in range(3)]
+        with tifffile.TiffWriter(tmp_path / "x.ome.tif", ome=True) as file:
+            for i, array in enumerate(arrays):
+                file.write(array, metadata={"Channel": {"Name": f"stain {i}"}})
+        image = read_image(tmp_path / "x.ome.tif")
+        np.testing.assert_array_equal(image.pixels[0, :, :, 0], arrays[0])
+        assert (image.others, image.channel_names) == (2, ("stain 0",))
+
+    def test_lsm(self, tmp_path: Path) -> None:
+        """Zeiss's files have a thumbnail behind every plane."""
+        array, thumbnail = numbers(4, 3, 16, 20), numbers(8, 10, 3, dtype="uint8")
+        sizes = {"MagicNumber": 67127628, "DimensionX": 20, "DimensionY": 16, "DimensionZ": 4, "DimensionChannels": 3}
+        sizes |= {"StructureSize": 500, "DimensionTime": 1, "DataType": 2}
+        info = b"".join(
+            np.full(1, sizes.get(name, 0)).astype(np.dtype(code)).tobytes()
+            if code[:1].isalpha()
+            else bytes(np.dtype(code).itemsize)
+            for name, code in tifffile.TIFF.CZ_LSMINFO
+        )
+        with tifffile.TiffWriter(tmp_path / "x.lsm") as file:
+            for number, plane in enumerate(array):
+                tag = [] if number else [(34412, "B", len(info), info, True)]
+                file.write(plane, photometric="minisblack", planarconfig="separate", metadata=None, extratags=tag)
+                file.write(thumbnail, photometric="rgb", metadata=None, subfiletype=1)
+        image = read_image(tmp_path / "x.lsm")
+        assert (image.axes, image.others) == ("ZCYX", 0)
+        np.testing.assert_array_equal(image.pixels, np.moveaxis(array, 1, -1))
+
+    @pytest.mark.parametrize("samples", [3, 5])
+    def test_interleaved_stains_are_channels_and_no_colours(self, tmp_path: Path, samples: int) -> None:
+        array = numbers(9, 11, samples)
+        path = tiff(tmp_path / "x.tif", array, photometric="minisblack", planarconfig="contig")
+        for axes in ("", "XYB", "XYC"):
+            image = read_image(path, axes=axes)
+            np.testing.assert_array_equal(image.pixels[0], array)
+            assert not image.is_rgb
+
+    @pytest.mark.parametrize(
+        ("photometric", "samples", "called"),
+        [("separated", 4, "SEPARATED"), ("cielab", 3, "CIELAB"), ("cfa", 1, "CFA"), ("ycbcr", 3, "YCBCR")],
+    )
+    def test_colours_that_are_neither_grey_nor_rgb_are_refused(
+        self, tmp_path: Path, photometric: str, samples: int, called: str
+    ) -> None:
+        array = numbers(9, 11, samples, dtype="uint8")
+        path = tiff(tmp_path / "x.tif", array[..., 0] if samples == 1 else array, photometric=photometric)
+        with pytest.raises(
+            JobRejected, match=rf"'x\.tif' has colours of the kind {called}: allowed are grey values and RGB"
+        ):
+            read_image(path)
+
+    def test_jpeg_in_ycbcr_is_rgb(self, tmp_path: Path) -> None:
+        array = np.full((16, 16, 3), (200, 30, 60), np.uint8)
+        image = read_image(tiff(tmp_path / "x.tif", array, photometric="rgb", compression="jpeg"))
+        assert float(np.abs(image.pixels[0] - array).max()) <= 6
 
     @pytest.mark.parametrize("planar", ["contig", "separate"])
     def test_rgb_is_flagged(self, tmp_path: Path, planar: str) -> None:
@@ -235,22 +317,33 @@ class TestAxesOfArrays:
             ("XYBC", (9, 11, 6, 5), (2, 0, 1, 3)),
             ("CXYB", (5, 9, 11, 6), (3, 1, 2, 0)),
             ("BCXY", (6, 5, 9, 11), (0, 2, 3, 1)),
-            ("TZ", (9, 11), None),
         ],
         ids=str,
     )
     def test_the_word_of_the_job(
-        self, tmp_path: Path, axes: str, shape: tuple[int, ...], order: tuple[int, ...] | None
+        self, tmp_path: Path, axes: str, shape: tuple[int, ...], order: tuple[int, ...]
     ) -> None:
         array = numbers(*shape)
-        path = self.npy(tmp_path / "x.npy", array)
-        if order is None:
-            with pytest.raises(JobRejected, match=r"axes 'TZ'"):
-                read_image(path, axes=axes)
-            return
-        image = read_image(path, axes=axes)
+        image = read_image(self.npy(tmp_path / "x.npy", array), axes=axes)
         assert image.axes_from == "job"
         np.testing.assert_array_equal(np.squeeze(image.pixels), array.transpose(order))
+
+    @pytest.mark.parametrize("order", ["XY", "XYB", "BXY", "CXY", "XYC", "BXYC", "CXYB", "ZYXC"])
+    def test_a_plain_picture_is_one_whatever_the_form_says(self, tmp_path: Path, order: str) -> None:
+        """Axes that the job names and the image lacks have length 1."""
+        array = numbers(9, 11)
+        paths = (self.npy(tmp_path / "x.npy", array), tiff(tmp_path / "x.tif", array))
+        for path in paths:
+            np.testing.assert_array_equal(read_image(path, axes=order).pixels[0, :, :, 0], array)
+
+    @pytest.mark.parametrize("order", ["".join(letters) for letters in itertools.permutations("XYBC")])
+    def test_every_order_of_the_letters(self, tmp_path: Path, order: str) -> None:
+        """The first of X and Y are the rows: each order finds the same image."""
+        image = numbers(2, 9, 11, 3)
+        rows, columns = sorted("XY", key=order.index)
+        array = image.transpose([["B", rows, columns, "C"].index(letter) for letter in order])
+        for given in (order, order.replace("B", "T"), order.lower()):
+            np.testing.assert_array_equal(read_image(self.npy(tmp_path / "x.npy", array), axes=given).pixels, image)
 
     def test_axes_of_another_rank_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(JobRejected, match=r"'XYB' names 3 axes, the image 'x\.npy' has 4: shape \(2, 3, 9, 11\)"):
@@ -278,6 +371,147 @@ class TestAxesOfArrays:
         np.save(tmp_path / "x.npy", np.array([{}, None], dtype=object), allow_pickle=True)
         with pytest.raises(JobRejected, match="Python objects"):
             read_image(tmp_path / "x.npy")
+
+
+class TestWhoWins:
+    """The file's metadata, the job's `dimension_order`, and what the Kiosk's form sends with everything."""
+
+    @pytest.mark.parametrize(
+        ("stored", "order", "axes", "origin"),
+        [
+            ("CYX", "", "CYX", "metadata"),
+            ("CYX", "XYB", "CYX", "metadata"),
+            ("CYX", "XYC", "CYX", "metadata"),
+            ("CYX", "CXYB", "CYX", "metadata"),
+            ("CYX", "BXY", "BYX", "job"),
+            ("TYX", "CXY", "CYX", "job"),
+            ("TYX", "XYC", "CYX", "job"),
+            ("ZYX", "BXY", "ZYX", "metadata"),
+            ("ZYX", "TYXC", "ZYX", "metadata"),
+            ("TCYX", "BXYC", "TCYX", "metadata"),
+            ("TCYX", "XYB", "TCYX", "metadata"),
+            ("TZYX", "CXYB", "BZYX", ""),
+            ("TZYX", "BCXY", "TCYX", "job"),
+        ],
+    )
+    def test_ome(self, tmp_path: Path, stored: str, order: str, axes: str, origin: str) -> None:
+        """Rows and columns stay where they are; a contradiction about the others is the job's to win."""
+        array = numbers(*{"T": 4, "C": 3, "Z": 5, "Y": 9, "X": 11}.values())
+        array = array[tuple(slice(None) if letter in stored else 0 for letter in "TCZYX")]
+        stored_as = sorted(stored, key="TCZYX".index)
+        array = array.transpose([stored_as.index(letter) for letter in stored])
+        path = tiff(tmp_path / "x.ome.tif", array, ome=True, metadata={"axes": stored})
+        if not origin:
+            origin, axes = "job", "TCYX"
+        image = read_image(path, axes=order)
+        assert (image.axes, image.axes_from) == (axes, origin)
+        np.testing.assert_array_equal(np.squeeze(image.pixels), array.transpose([axes.index(a) for a in kinds(axes)]))
+
+    @pytest.mark.parametrize(
+        ("stored", "order"), [("CYX", "XY"), ("TYX", "XY"), ("TCYX", "CXY"), ("TCYX", "BXY"), ("TZCYX", "BXYC")]
+    )
+    def test_a_job_that_names_too_few_axes_is_told_both(self, tmp_path: Path, stored: str, order: str) -> None:
+        array = numbers(*(3,) * len(stored))
+        path = tiff(tmp_path / "x.tif", array, ome=True, photometric="minisblack", metadata={"axes": stored})
+        with pytest.raises(JobRejected) as caught:
+            read_image(path, axes=order)
+        assert str(caught.value) == (
+            f"'dimension_order' {order!r} names {len(order)} axes, the image 'x.tif' has {len(stored)}: "
+            f"shape {(3,) * len(stored)}, its metadata say {stored}: leave the field blank to follow them"
+        )
+
+    @pytest.mark.parametrize(
+        "order", ["XYY", "XYQ", "AB", "X", "XYBT", "XYCS", "XYBCT", "X Y B", "XYXY", "YXXC", "[1]"]
+    )
+    def test_an_order_that_no_image_has_is_refused_even_where_it_is_not_needed(
+        self, tmp_path: Path, order: str
+    ) -> None:
+        with pytest.raises(JobRejected) as caught:
+            read_image(tiff(tmp_path / "x.tif", numbers(9, 11)), axes=order)
+        assert str(caught.value) == (
+            f"The field 'dimension_order' is {order!r}: allowed are X and Y, one of B, T, Z, and C, each once and in "
+            "any order, for example XY, BXY or CXYB"
+        )
+
+    @pytest.mark.parametrize("order", ["", "XYB", "BXY", "XYC", "CXY", "XY"])
+    @pytest.mark.parametrize("planar", ["contig", "separate"])
+    def test_a_picture_in_colours_is_never_three_batches_by_default(
+        self, tmp_path: Path, planar: str, order: str
+    ) -> None:
+        array = numbers(9, 11, 3, dtype="uint8")
+        stored = array if planar == "contig" else np.moveaxis(array, -1, 0)
+        path = tiff(tmp_path / "x.tif", stored, photometric="rgb", planarconfig=planar)
+        image = read_image(path, axes=order)
+        if (planar, order) == ("separate", "BXY"):  # letter for letter what is stored: such stacks are no colours
+            assert (image.pixels.shape, image.is_rgb, image.axes) == ((3, 9, 11, 1), False, "BYX")
+        else:
+            assert (image.pixels.shape, image.is_rgb) == ((1, 9, 11, 3), True)
+
+    @pytest.mark.parametrize("order", ["", "XYB", "BXY", "BXYC", "CXYB"])
+    def test_pages_in_colours_are_frames_in_colours(self, tmp_path: Path, order: str) -> None:
+        with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+            for _ in range(5):
+                file.write(numbers(9, 11, 3, dtype="uint8"), metadata=None, contiguous=False, photometric="rgb")
+        image = read_image(tmp_path / "x.tif", axes=order)
+        assert (image.pixels.shape, image.is_rgb) == ((5, 9, 11, 3), True)
+
+    def test_frames_that_were_once_rows_say_why(self, tmp_path: Path) -> None:
+        path = tiff(tmp_path / "x.tif", numbers(3, 64, 80), photometric="minisblack")
+        with pytest.raises(JobRejected, match=r"has 80 frames: .*; its shape \(3, 64, 80\) was taken for YXB"):
+            read_image(path, axes="XYB", limits=ImageLimits())
+
+
+def kinds(axes: str) -> str:
+    """Return the letters of `axes` in the order of the layout: frames, rows, columns, channels."""
+    return "".join(letter for kind in ("TZB", "Y", "X", "CS") for letter in axes if letter in kind)
+
+
+class TestChannelNames:
+    XML = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1">'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="11" SizeY="9" '
+        'SizeC="2" SizeZ="1" SizeT="1"><Channel ID="Channel:0:0" {0}/><Channel ID="Channel:0:1" {1}/>{2}</Pixels>'
+        "</Image></OME>"
+    )
+
+    def ome(self, path: Path, first: str, second: str, data: str = '<TiffData PlaneCount="2"/>') -> Path:
+        return tiff(path, numbers(2, 9, 11), metadata=None, description=self.XML.format(first, second, data))
+
+    def test_names_are_those_of_the_channels_or_of_their_dyes(self, tmp_path: Path) -> None:
+        image = read_image(self.ome(tmp_path / "x.tif", 'Name=" DAPI "', 'Fluor="Cy3"'))
+        assert image.channel_names == ("DAPI", "Cy3")
+        assert read_image(self.ome(tmp_path / "y.tif", "", "")).channel_names == ()
+
+    def test_what_a_writer_wrote_is_read(self, tmp_path: Path) -> None:
+        names = {"Name": ["DAPI", "CD45", "a, b"]}
+        array = numbers(4, 3, 9, 11)
+        path = tiff(tmp_path / "x.ome.tif", array, ome=True, metadata={"axes": "TCYX", "Channel": names})
+        assert read_image(path).channel_names == ("DAPI", "CD45", "a, b")
+        assert read_image(path, axes="XYB").channel_names == ("DAPI", "CD45", "a, b")
+
+    def test_channels_that_are_frames_have_no_names(self, tmp_path: Path) -> None:
+        path = self.ome(tmp_path / "x.tif", 'Name="DAPI"', 'Name="CD45"')
+        assert read_image(path, axes="BXY").channel_names == ()
+
+    def test_an_image_in_several_files_is_refused(self, tmp_path: Path) -> None:
+        data = "".join(
+            f'<TiffData FirstC="{c}" PlaneCount="1"><UUID FileName="{c}.ome.tif">urn:uuid:{c + 1}</UUID></TiffData>'
+            for c in (0, 1)
+        )
+        (tmp_path / "1.ome.tif").write_bytes(self.ome(tmp_path / "0.ome.tif", "", "", data).read_bytes())
+        with pytest.raises(JobRejected) as caught:
+            read_image(tmp_path / "0.ome.tif")
+        reason = "The image '0.ome.tif' is one of 2 files of an OME-TIFF: save it as a single file"
+        assert str(caught.value) == reason
+
+    def test_channels_are_taken_without_copying_the_others(self, tmp_path: Path) -> None:
+        image = read_image(self.ome(tmp_path / "x.tif", "", ""))
+        taken = image.channels([1])
+        assert taken.shape == (1, 9, 11, 1)
+        assert taken.dtype == np.float32
+        assert taken.base is None
+        np.testing.assert_array_equal(taken, image.pixels[..., [1]])
+        np.testing.assert_array_equal(image.channels([0, 1]), image.pixels)
 
 
 class TestPictures:
@@ -322,6 +556,14 @@ class TestPictures:
         picture.save(tmp_path / "x.png")
         image = read_image(tmp_path / "x.png")
         np.testing.assert_array_equal(image.pixels[0, :, :, 0], array)
+
+    def test_transparency_of_a_palette_is_dropped(self, tmp_path: Path) -> None:
+        array = numbers(12, 14, 3, dtype="uint8")
+        picture = PillowImage.fromarray(array).quantize(16)
+        picture.save(tmp_path / "x.png", transparency=bytes(range(16)), bits=4)
+        image = read_image(tmp_path / "x.png")
+        np.testing.assert_array_equal(image.pixels[0], np.asarray(picture.convert("RGB")))
+        assert image.is_color
 
     def test_the_name_says_nothing(self, tmp_path: Path) -> None:
         PillowImage.fromarray(numbers(5, 6, dtype="uint8")).save(tmp_path / "x", format="PNG")

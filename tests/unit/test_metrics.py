@@ -178,6 +178,11 @@ class TestOthers:
         setup.metrics.refused(ServerBusy("full"))
         assert setup.value("model_server_retries_total", error="ServerBusy") == 1
 
+    def test_slots_of_the_model_server_as_they_are_now(self, setup: Setup) -> None:
+        allowed = iter([8, 4])
+        setup.metrics.watch_slots(lambda: next(allowed))
+        assert [setup.value("model_server_slots") for _ in range(2)] == [8, 4]
+
     def test_bytes_go_down_and_up(self, setup: Setup, tmp_path: Path) -> None:
         storage = setup.metrics.storage(open_storage("memory://"))
         (tmp_path / "result.zip").write_bytes(b"12345")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redis_consumer import arrays, consumers, errors, job, utils
-from redis_consumer.consumers import CONSUMERS, Consumer, ImageConsumer, TensorFlowServingConsumer
+from redis_consumer.consumers import CONSUMERS, Children, Consumer, ImageConsumer, TensorFlowServingConsumer
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -28,6 +28,8 @@ def public_names(module: ModuleType) -> set[str]:
 def test_consumers() -> None:
     assert set(consumers.__all__) == {
         "CONSUMERS",
+        "ChildResult",
+        "Children",
         "Consumer",
         "ImageConsumer",
         "ImageFileConsumer",
@@ -35,18 +37,19 @@ def test_consumers() -> None:
         "SegmentationConsumer",
         "TensorFlowServingConsumer",
         "Tools",
+        "ZipFileConsumer",
         "consumer",
     }
     assert all(hasattr(consumers, name) for name in consumers.__all__)
 
 
 def test_consumer_types() -> None:
-    assert set(CONSUMERS) == {"image", "segmentation"}
+    assert set(CONSUMERS) == {"image", "segmentation", "zip"}
     assert all(issubclass(consumer_type, Consumer) for consumer_type in CONSUMERS.values())
 
 
 def test_arrays() -> None:
-    assert {"Labels", "as_image"} <= public_names(arrays)
+    assert {"Labels", "Track", "Tracks", "as_image"} <= public_names(arrays)
     assert {"AnyArray", "Image"} <= vars(arrays).keys()
 
 
@@ -77,7 +80,9 @@ def test_errors() -> None:
         "LeaseLost",
         "MissingExtra",
         "ModelNotFound",
+        "ModelNotLoaded",
         "ObjectNotFound",
+        "OutOfMemory",
         "PredictionFailed",
         "QueueUnavailable",
         "RetryJob",
@@ -88,6 +93,7 @@ def test_errors() -> None:
         "failure_of",
         "is_machines",
         "reason_of",
+        "without_secrets",
     }
 
 
@@ -117,6 +123,14 @@ def test_utils() -> None:
         (Consumer, "get_current_timestamp", ""),
         (Consumer, "handle", "job"),
         (Consumer, "equip", "tools"),
+        (Consumer, "source_of", "queue"),
+        (Consumer, "children", ""),
+        (Children, "submit", "parts, fields"),
+        (Children, "child", "queue, name, fields"),
+        (Children, "upload", "path, subdir"),
+        (Children, "results", ""),
+        (Children, "fetch", "child, folder"),
+        (Children, "clear_away", "children, seconds"),
         (TensorFlowServingConsumer, "grpc_image", "img, model_name, model_version"),
         (TensorFlowServingConsumer, "_get_predict_client", "model_name, model_version"),
         (TensorFlowServingConsumer, "get_model_metadata", "model_name, model_version"),
@@ -126,7 +140,7 @@ def test_utils() -> None:
 )
 def test_methods_keep_their_parameters(owner: type, name: str, signature: str) -> None:
     parameters = list(inspect.signature(getattr(owner, name)).parameters)
-    assert ", ".join(parameters[1:]) == signature
+    assert ", ".join(name for name in parameters if name != "self") == signature
 
 
 HEAVY = (

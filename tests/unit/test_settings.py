@@ -345,3 +345,27 @@ def test_an_env_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match="not a text file in UTF-8"):
         read_env_file(tmp_path / "binary")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("geojson", ("geojson",)),
+        (" Provenance, labels-zarr ,GEOJSON", ("labels-zarr", "geojson", "provenance")),
+        ("geojson,geojson,", ("geojson",)),
+        (",", ()),
+        ("", ()),
+    ],
+)
+def test_extra_outputs_are_words_joined_by_commas(given: str, kept: tuple[str, ...]) -> None:
+    assert Settings.from_environ({"EXTRA_OUTPUTS": given}).extra_outputs == kept
+
+
+@pytest.mark.parametrize("given", ["csv", "geojson;table-csv", "geojson,all"])
+def test_an_unknown_extra_output_is_named_with_those_allowed(given: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environ({"EXTRA_OUTPUTS": given})
+    assert str(caught.value) == (
+        f"EXTRA_OUTPUTS is {given!r}; allowed is any of labels-zarr, geojson, table-csv, table-parquet, provenance, "
+        "joined by commas"
+    )

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from redis_consumer import __version__
-from redis_consumer.cli import health, jobs, local, worker
+from redis_consumer.cli import dead, health, jobs, local, operate, worker
 from redis_consumer.cli.options import FAILED, INTERRUPTED, WRONG_USE
 from redis_consumer.errors import ConsumerError, MissingExtra, SettingsError, reason_of
 
@@ -65,6 +65,13 @@ def parser() -> argparse.ArgumentParser:
     health.add_health(commands)
     jobs.add_submit(commands)
     jobs.add_status(commands)
+    operate.add_queues(commands)
+    operate.add_workers(commands)
+    operate.add_jobs(commands)
+    operate.add_cancel(commands)
+    operate.add_requeue(commands)
+    dead.add_dead(commands)
+    operate.add_sweep(commands)
     local.add_demo(commands)
     local.add_serve_models(commands)
     local.add_settings(commands)

@@ -8,9 +8,9 @@ import os
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from redis_consumer.errors import SettingsError
+from redis_consumer.errors import SettingsError, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,8 +73,12 @@ class OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the line, what is not printable escaped."""
-        line = super().formatMessage(record)
+        line = without_secrets(super().formatMessage(record))
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """Return the traceback without the secrets of addresses."""
+        return without_secrets(super().formatException(ei))
 
 
 def start_logging(level: str) -> None:

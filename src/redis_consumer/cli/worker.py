@@ -48,13 +48,14 @@ def add_run(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Work until a signal."""
     settings = settings_of(arguments)
-    from redis_consumer.bootstrap import build_worker  # a wrong setting is told without its libraries
+    from redis_consumer.bootstrap import at_source, build_worker  # a wrong setting is told without its libraries
 
     export(*given_variables(arguments))
     start_logging(settings.log_level)
     worker = build_worker(settings)
     stop_on_signals(worker)
-    log.info("Takes %s jobs from the queue %r as %r", settings.consumer_type, settings.queue, settings.hostname)
+    queue = at_source(settings).queue
+    log.info("Takes %s jobs from the queue %r as %r", settings.consumer_type, queue, settings.hostname)
     worker.run()
     log.info("Stopped")
     return OK

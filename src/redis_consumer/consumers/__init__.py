@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from redis_consumer.consumers.archive import ZipFileConsumer
 from redis_consumer.consumers.base import Consumer, TensorFlowServingConsumer, Tools
+from redis_consumer.consumers.children import Children, ChildResult
 from redis_consumer.consumers.image import ImageConsumer, Predict, consumer
 from redis_consumer.consumers.segmentation import ImageFileConsumer, SegmentationConsumer
 
@@ -14,11 +16,14 @@ if TYPE_CHECKING:
 CONSUMERS: Mapping[str, type[Consumer]] = {
     "image": ImageFileConsumer,
     "segmentation": SegmentationConsumer,
+    "zip": ZipFileConsumer,
 }
 """The built-in consumer types, by the value of `CONSUMER_TYPE`."""
 
 __all__ = [
     "CONSUMERS",
+    "ChildResult",
+    "Children",
     "Consumer",
     "ImageConsumer",
     "ImageFileConsumer",
@@ -26,5 +31,6 @@ __all__ = [
     "SegmentationConsumer",
     "TensorFlowServingConsumer",
     "Tools",
+    "ZipFileConsumer",
     "consumer",
 ]

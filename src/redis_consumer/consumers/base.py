@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from redis_consumer.archives import archive_limits
+from redis_consumer.consumers.children import Children
 from redis_consumer.errors import JobRejected
 from redis_consumer.grpc_clients import PredictClient
 from redis_consumer.job import Job, ModelId, Status
@@ -22,7 +24,7 @@ from redis_consumer.models.batching import BatchLimits
 from redis_consumer.wire.tensors import data_type_of, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis_consumer.arrays import AnyArray
     from redis_consumer.models.base import ModelServer, TensorSpec
@@ -43,6 +45,8 @@ class Tools:
     """Batch sizes that the model server refused; shared by all lanes."""
     retries: deque[str] = field(default_factory=deque)
     """Why predictions of the job in hand were tried again."""
+    served_version: Callable[[ModelId], int | None] = lambda model: model.version
+    """Which version answers now where a model is asked for; None where the server does not tell."""
 
 
 class Consumer:
@@ -76,6 +80,11 @@ class Consumer:
 
     needs_model_server: ClassVar[bool] = False
     """Whether a worker is ready only when the model server answers."""
+
+    @staticmethod
+    def source_of(queue: str) -> str:
+        """Return the queue whose jobs this type does, for what the setting `QUEUE` says: the same, by default."""
+        return queue
 
     @staticmethod
     def warm_up() -> None:
@@ -121,9 +130,19 @@ class Consumer:
         stamp = {"updated_at": self.get_current_timestamp(), "updated_by": self.name}
         self.redis.hset(redis_hash, mapping={**fields, **stamp})
 
+    def children(self) -> Children:
+        """Return what fans the job in hand out into children, and gathers their results."""
+        tools = self._tools()
+        return Children(self.job, tools.jobs, self.storage, self.redis, archive_limits(tools.settings))
+
     def get_current_timestamp(self) -> str:
         """Return the time as readers of a job's hash expect it: ISO 8601 with the UTC offset."""
         return dt.datetime.now(dt.UTC).isoformat()
+
+    def _tools(self) -> Tools:
+        if self.tools is None:
+            raise RuntimeError(f"{type(self).__name__} was not equipped: call equip(Tools(...)) first")
+        return self.tools
 
 
 class TensorFlowServingConsumer(Consumer):
@@ -177,8 +196,3 @@ class TensorFlowServingConsumer(Consumer):
 
     def _inputs(self, model: ModelId) -> Sequence[TensorSpec]:
         return self._tools().models.describe(model)
-
-    def _tools(self) -> Tools:
-        if self.tools is None:
-            raise RuntimeError(f"{type(self).__name__} was not equipped: call equip(Tools(...)) first")
-        return self.tools

@@ -5,29 +5,30 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from redis_consumer.arrays import Labels
+from redis_consumer.consumers.account import Account
 from redis_consumer.consumers.base import TensorFlowServingConsumer
+from redis_consumer.consumers.channels import Choice, default_channels, named_channels
 from redis_consumer.consumers.predict import Predictor
 from redis_consumer.consumers.work import Work
-from redis_consumer.errors import JobRejected
+from redis_consumer.images.pixel_size import pixel_size_um
 from redis_consumer.job import ModelId, Status
-from redis_consumer.results import save_labels, save_maps
+from redis_consumer.results import save_labels, save_maps, writing
+from redis_consumer.results.extras import FILES, PROVENANCE, Seen, write_extras
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from pathlib import Path
 
     from redis_consumer.archives import Entry
     from redis_consumer.arrays import AnyArray, Image
     from redis_consumer.images import ImageFile
     from redis_consumer.job import Job
-
-
-MOST_CHANNELS = 64
-"""A channel may be named more than once, but not until the memory is full."""
+    from redis_consumer.settings.schema import ExtraOutput
 
 
 class Predict(Protocol):
@@ -48,6 +49,7 @@ class ImageConsumer(TensorFlowServingConsumer):
     """Name of each file in the result archive."""
 
     work: Work
+    _account: Account
 
     def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
         """Return label images for `image`, float32 (T, Y, X, C); or any array of the same axes, saved as it is.
@@ -65,41 +67,73 @@ class ImageConsumer(TensorFlowServingConsumer):
         tools = self._tools()
         with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
             self.work = Work(self.job, tools.jobs, self.storage, folder, unspoken=self.unspoken)
+            self._account = Account(tools)
             picture = self.work.load(tools.settings)
-            result = self.analyze(self.channels(picture), self.job)
+            image = self.channels(picture)
+            # Only the extras look at the whole image again: else what is not analysed need not be kept meanwhile.
+            kept = picture if tools.settings.extra_outputs else None
+            del picture
+            result = self.analyze(image, self.job)
             self.work.enter(Status.SAVING_RESULTS)
-            return self.work.deliver(self._save(result))
+            return self.work.deliver(self._save(result), self.extras(kept, result) if kept else {})
 
     def channels(self, picture: ImageFile) -> Image:
-        """Return the channels to analyse: those that the job names by index, or all of them.
+        """Return the channels to analyse, and note which in the job."""
+        choice = self.choose(picture)
+        self.work.note(**choice.fields(picture.channel_names))
+        self.work.parameters["channels"] = self.chosen(choice)
+        return picture.channels(choice.indexes)
+
+    def choose(self, picture: ImageFile) -> Choice:
+        """Return the channels that the job names by index or name, else all of them.
 
         A grey picture that is saved in colour has one.  A colour picture is refused where nobody said which
         channel to take: its channels are no stains.
         """
-        wanted = [part.strip() for part in self.job.get("channels").split(",") if part.strip()]
-        if wanted:
-            return picture.pixels[..., channel_indexes(wanted, picture.pixels.shape[-1])]
-        if picture.is_rgb and not picture.is_color:
-            return picture.pixels[..., :1]
-        if picture.is_color:
-            raise JobRejected(
-                f"The image {self.work.name!r} is a colour picture: a fluorescence image is expected; "
-                "name one channel in the field 'channels' (0 red, 1 green, 2 blue) to use it all the same"
-            )
-        return picture.pixels
+        wanted = [part for part in self.channel_parts() if part]
+        return named_channels(wanted, picture) if wanted else default_channels(picture)
+
+    def chosen(self, choice: Choice) -> object:
+        """Return what the provenance tells about the channels."""
+        return choice.indexes
+
+    def channel_parts(self) -> list[str]:
+        """Return the field `channels`, cut at its commas."""
+        return [part.strip() for part in self.job.get("channels").split(",")]
 
     def predict_with(self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61) -> list[AnyArray]:
         """Return the outputs of a model; `cuts` and `field_size` as in `redis_consumer.consumers.predict`."""
-        tools = self._tools()
         self.work.enter(Status.PREDICTING)
-        settings = tools.settings
-        predictor = Predictor(
-            tools.models, settings.tf_max_batch_size, settings.tf_min_model_size, tools.limits, self.work.progress
-        )
-        outputs = predictor(model, image, cuts=cuts, field_size=field_size)
-        self.work.note(predict_retries=len(tools.retries))
+        predictor = replace(self.predictor(), on_progress=self.work.progress)
+        with self._account.watching(model):
+            outputs = predictor(model, image, cuts=cuts, field_size=field_size)
+        self.work.note(predict_retries=len(self._tools().retries))
         self.work.enter(Status.POST_PROCESSING)
         return outputs
+
+    def predictor(self) -> Predictor:
+        """Return who asks the model server, as the settings have it."""
+        tools = self._tools()
+        settings = tools.settings
+        return Predictor(tools.models, settings.tf_max_batch_size, settings.tf_min_model_size, tools.limits)
+
+    def extras(self, picture: ImageFile, result: object) -> dict[ExtraOutput, Path]:
+        """Write what `EXTRA_OUTPUTS` asks for and this result has; return the file, or folder, of each.
+
+        `result` is of any type; which has what stands in `redis_consumer.results.extras`.
+        """
+        wanted, folder = self._tools().settings.extra_outputs, self.work.folder / "extras"
+        if not wanted:
+            return {}
+        frame_axis = "z" if "Z" in picture.axes else "t"
+        seen = Seen(picture.pixels, frame_axis, pixel_size_um(self.work.input))
+        written = write_extras(result, seen, wanted, folder)
+        if PROVENANCE in wanted:
+            text = self._account.told(self, self.work, picture, seen, result).to_json()
+            with writing(folder, FILES[PROVENANCE]) as path:
+                path.write_text(text, encoding="utf-8")
+            written[PROVENANCE] = path
+        return written
 
     def default_model(self) -> ModelId:
         """Return the model of this type, or the setting `NUCLEAR_MODEL`."""
@@ -134,15 +168,3 @@ class Analysis(Protocol):
 
     def __call__(self, image: Image, job: Job, predict: Predict) -> Labels | AnyArray:
         """Return the result for `image`, float32 (T, Y, X, C)."""
-
-
-def channel_indexes(wanted: Sequence[str], available: int) -> list[int]:
-    """Return the field `channels` as indexes; JobRejected names the one that the image does not have."""
-    if len(wanted) > max(available, MOST_CHANNELS):
-        raise JobRejected(f"The field 'channels' names {len(wanted)} channels: allowed are {available}")
-    indexes = []
-    for part in wanted:
-        if not (re.fullmatch(r"[0-9]{1,9}", part) and int(part) < available):
-            raise JobRejected(f"The field 'channels' names {part!r}: allowed are 0 to {available - 1}")
-        indexes.append(int(part))
-    return indexes

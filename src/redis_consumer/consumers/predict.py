@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from redis_consumer.errors import JobRejected
 from redis_consumer.models.batching import BatchLimits, batch_size_for, predict_batches
+from redis_consumer.processing.detection import detected_scale, detection_tiles
 from redis_consumer.processing.tiling import cut, join, tile, untile
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ WHOLE = 1024
 """A model of free size gets axes up to this size (pixels) whole: no seams, and memory that a GPU has."""
 TILE = 512
 """Beyond it, tiles of this size."""
+DETECTION_TILE = 216
+"""Side of the tiles (pixels) for a detection model of free size: that of the Kiosk's."""
 MOST_GROWTH, MOST_VALUES = 16, 2**24
 """Cut pieces overlap: together they may hold so many times the image's values, or so many in any case."""
 
@@ -58,8 +61,18 @@ class Predictor:
         tiles, tiling = tile(image, size)
         return [untile(heads, tiling) for heads in self._heads(model, tiles)]
 
-    def _heads(self, model: ModelId, tiles: AnyArray) -> list[AnyArray]:
-        outputs = predict_batches(
+    def detect_scale(self, model: ModelId, image: Image) -> float:
+        """Return the zoom that a model of one number for each tile finds for an image (T, Y, X, C).
+
+        It sees as many of the first channels as it takes.  ValueError where its numbers are not finite.
+        """
+        height, width, channels = image_axes(model, only_input(model, self.server.describe(model)))
+        size = (height or DETECTION_TILE, width or DETECTION_TILE)
+        tiles = detection_tiles(image[..., :channels], size)
+        return detected_scale(next(iter(self._outputs(model, tiles).values())))
+
+    def _outputs(self, model: ModelId, tiles: AnyArray) -> dict[str, AnyArray]:
+        return predict_batches(
             self.server,
             model,
             tiles,
@@ -67,6 +80,9 @@ class Predictor:
             on_batch=lambda done, total: self.on_progress(done / total),
             limits=self.limits,
         )
+
+    def _heads(self, model: ModelId, tiles: AnyArray) -> list[AnyArray]:
+        outputs = self._outputs(model, tiles)
         for name, head in outputs.items():
             if head.ndim != tiles.ndim or head.shape[:3] != tiles.shape[:3]:
                 raise JobRejected(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 import numpy as np
 
 from redis_consumer.arrays import Labels
-from redis_consumer.consumers.image import ImageConsumer, channel_indexes
+from redis_consumer.consumers.channels import Choice, named_channels, nuclear_channel
+from redis_consumer.consumers.image import ImageConsumer
+from redis_consumer.consumers.predict import image_axes, only_input
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import Status
 from redis_consumer.processing import POST_PROCESSES, PRE_PROCESSES, chain, warm_up
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from redis_consumer.images import ImageFile
     from redis_consumer.job import Job, ModelId
     from redis_consumer.settings import Settings
+
+ROLES = ("nuclei", "cytoplasm", "phase")
+"""What the positions of `channels` stand for on the segmentation queue."""
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -49,20 +55,58 @@ class ImageFileConsumer(ImageConsumer):
         """Do the whole job; the result has the size of `image`."""
         return self.segment([(self.job_model() or self.default_model(), image)], job)
 
-    def segment(self, parts: Sequence[tuple[ModelId, Image]], job: Job) -> Labels | AnyArray:
-        """Do the same for each model and its image, all of one size; the results become features (last axis)."""
+    def segment(
+        self, parts: Sequence[tuple[ModelId, Image]], job: Job, names: tuple[str, ...] = ()
+    ) -> Labels | AnyArray:
+        """Do the same for each model and its image, all of one size; the results become features (last axis).
+
+        `names` may say what each of them is.
+        """
         prepare = steps(job, "preprocess_function", self.preprocess, PRE_PROCESSES)
         finish = steps(job, "postprocess_function", self.postprocess, POST_PROCESSES)
         settings = self._tools().settings
-        scale = job_scale(job, settings)
         cuts, field_size = whole_number(job, "cuts", 0), whole_number(job, "field_size", 61)
+        scale = self.scale(job, parts[0][1])
+        self.work.parameters |= {
+            "preprocess_function": job.get("preprocess_function", self.preprocess),
+            "postprocess_function": job.get("postprocess_function", self.postprocess),
+            "scale": scale,
+            "cuts": cuts,
+            "field_size": field_size,
+        }
         check_zoom([image for _, image in parts], scale, settings.max_image_pixels)
-        prepared = [(model, understood(prepare, zoomed(image, scale))) for model, image in parts]
+        prepared = deque(understood(prepare, zoomed(image, scale)) for _, image in parts)
         results = []
-        for (model, ready), (_, image) in zip(prepared, parts, strict=True):
-            made = understood(finish, self.predict_with(model, ready, cuts=cuts, field_size=field_size))
-            results.append(unzoomed(made, image.shape[1:3]))
-        return features(results)
+        for model, image in parts:
+            # Taken out: the image for one model need not be there while the labels of the next one are made.
+            outputs = self.predict_with(model, prepared.popleft(), cuts=cuts, field_size=field_size)
+            results.append(unzoomed(understood(finish, outputs), image.shape[1:3]))
+            del outputs
+        return features(results, names)
+
+    def scale(self, job: Job, image: Image) -> float:
+        """Return the job's zoom; where it is blank that which a model finds, if the settings say so, else 1."""
+        settings = self._tools().settings
+        if job.get("scale") or not settings.scale_detect_enabled:
+            return job_scale(job, settings)
+        model = settings.scale_detect_model
+        scale = understood(lambda seen: self.predictor().detect_scale(model, seen), image)
+        if not settings.min_scale <= scale <= settings.max_scale:
+            raise JobRejected(
+                f"The model {model} finds the scale {scale:g}: allowed is a number from {settings.min_scale:g} to "
+                f"{settings.max_scale:g}; name one in the field 'scale'"
+            )
+        self.work.note(scale=scale)
+        return scale
+
+    def choose(self, picture: ImageFile) -> Choice:
+        """Return the channels that the job names; else all, or the nuclei's where the model takes one channel."""
+        choice = super().choose(picture)
+        if choice.origin == "job" or len(choice.indexes) == 1:
+            return choice
+        model = self.job_model() or self.default_model()
+        _, _, taken = image_axes(model, only_input(model, self._inputs(model)))
+        return nuclear_channel(picture) if taken == 1 else choice
 
     def job_model(self) -> ModelId | None:
         """Return the model that the job names, if it names one."""
@@ -73,33 +117,37 @@ class ImageFileConsumer(ImageConsumer):
 class SegmentationConsumer(ImageFileConsumer):
     """The Kiosk's `segmentation` queue: one label image for each batch entry and role.
 
-    The field `channels` gives the channel of each role by position, blanks allowed: nuclei, cytoplasm, phase.
+    The field `channels` gives the channel of each role (`ROLES`) by position, blanks allowed; wholly blank, the
+    image is nuclei.
     """
 
     unspoken = frozenset({Status.POST_PROCESSING})
     file_name = "{name}_batch_{batch}_feature_{feature}.tif"
 
-    def channels(self, picture: ImageFile) -> Image:
-        """Return all channels: `channels` names roles here.  Without it, a colour picture is refused."""
-        return picture.pixels if self.job.get("channels").strip(",") else super().channels(picture)
+    def choose(self, picture: ImageFile) -> Choice:
+        """Return the channel of each role that the job names; without any, the channel of the nuclei."""
+        parts = self.channel_parts()
+        if len(parts) > len(ROLES):
+            raise JobRejected(
+                f"The field 'channels' names {len(parts)} roles: allowed are {len(ROLES)} ({', '.join(ROLES)})"
+            )
+        return named_channels(parts, picture) if any(parts) else super().choose(picture)
+
+    def chosen(self, choice: Choice) -> object:
+        """Return the channel of each role; without roles, the channels."""
+        if choice.origin != "job":
+            return choice.indexes
+        return {role: index for role, index in zip(ROLES, choice.positions, strict=False) if index is not None}
 
     def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
-        """Segment each role that the job names; without any, the image is nuclei."""
+        """Segment each role that the job names, its channel taken in turn; without any, the image is nuclei."""
         settings = self._tools().settings
-        roles = (settings.nuclear_model, settings.cytoplasm_model, settings.phase_model)
-        wanted = [part.strip() for part in job.get("channels").split(",")]
-        if len(wanted) > len(roles):
-            raise JobRejected(
-                f"The field 'channels' names {len(wanted)} roles: allowed are 3 (nuclei, cytoplasm, phase)"
-            )
-        if not any(wanted):
+        models = dict(zip(ROLES, (settings.nuclear_model, settings.cytoplasm_model, settings.phase_model), strict=True))
+        roles = tuple(role for role, part in zip(ROLES, self.channel_parts(), strict=False) if part)
+        if not roles:
             return super().analyze(image, job)
-        parts = [
-            (self.job_model() or role, image[..., index : index + 1])
-            for role, part in zip(roles, wanted, strict=False)
-            for index in channel_indexes([part] if part else [], image.shape[-1])
-        ]
-        return self.segment(parts, job)
+        parts = [(self.job_model() or models[role], image[..., i : i + 1]) for i, role in enumerate(roles)]
+        return self.segment(parts, job, roles)
 
 
 def steps(job: Job, field: str, default: str, table: Mapping[str, Callable[[Given], Made]]) -> Callable[[Given], Made]:
@@ -164,7 +212,13 @@ def unzoomed(result: AnyArray, shape: tuple[int, ...]) -> AnyArray:
     return resize(result, (shape[0], shape[1]), labels=np.issubdtype(result.dtype, np.integer))
 
 
-def features(results: Sequence[AnyArray]) -> Labels | AnyArray:
-    """Join results along the last axis: label images if all are whole numbers, else maps."""
+def features(results: Sequence[AnyArray], names: tuple[str, ...] = ()) -> Labels | AnyArray:
+    """Join results along the last axis: label images if all are whole numbers, else maps.
+
+    `names` count where each result is one feature.
+    """
     joined = results[0] if len(results) == 1 else np.concatenate(results, axis=-1)
-    return Labels(cast("npt.NDArray[np.integer]", joined)) if np.issubdtype(joined.dtype, np.integer) else joined
+    if not np.issubdtype(joined.dtype, np.integer):
+        return joined
+    fitting = names if len(names) == joined.shape[-1] else ()
+    return Labels(cast("npt.NDArray[np.integer]", joined), fitting)

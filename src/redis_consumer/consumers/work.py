@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -13,11 +16,12 @@ from redis_consumer.job import Status
 from redis_consumer.results import safe_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from redis_consumer.job import Job
     from redis_consumer.queues.base import FieldValue, JobQueue
     from redis_consumer.settings import Settings
+    from redis_consumer.settings.schema import ExtraOutput
     from redis_consumer.storage.base import Storage
 
 TIME_FIELDS = {
@@ -31,6 +35,8 @@ TIME_FIELDS = {
 
 PROGRESS_SECONDS = 1.0
 """`progress` is written at most this often: nobody polls faster."""
+UPLOADS = 8
+"""Under way at once for one job: a label image as OME-Zarr has an object for each chunk."""
 
 
 class Work:
@@ -41,6 +47,13 @@ class Work:
     ) -> None:
         self.job = job
         self.folder = Path(folder)
+        self.result = str(uuid.uuid4())
+        """Names the archive, and the folder of what stands beside it."""
+        self.input = Path()
+        """The image as downloaded."""
+        self.started_at = dt.datetime.now(dt.UTC)
+        self.parameters: dict[str, object] = {}
+        """What the analysis uses, defaults filled in: it tells them as it goes, for the provenance."""
         self._jobs = jobs
         self._storage = storage
         self._unspoken = unspoken
@@ -75,11 +88,12 @@ class Work:
             self._jobs.update(self.job, {"progress": int(100 * done)})
 
     def load(self, settings: Settings) -> ImageFile:
-        """Download and read the job's image."""
+        """Download and read the job's image; what it was taken for is written with the stage that begins."""
         path = Path(self._storage.download(self.job.require("input_file_name"), self.folder / "input"))
         if shown := PurePosixPath(safe_name(self.name)).name:
             # Errors name the file, and the user knows it by this name, not by its key in the bucket.
             path = path.replace(path.with_name(shown))
+        self.input = path
         limits = ImageLimits(
             height=settings.max_image_height,
             width=settings.max_image_width,
@@ -87,12 +101,16 @@ class Work:
             pixels=settings.max_image_pixels,
         )
         picture = read_image(path, axes=self.job.get("dimension_order"), limits=limits)
-        self.enter(Status.PRE_PROCESSING)
+        self.enter(Status.PRE_PROCESSING, described(picture))
         return picture
 
-    def deliver(self, files: Iterable[tuple[str, str]]) -> str:
-        """Zip files, given as (path, name in the archive), upload, and finish the job's hash; return the status."""
-        upload = self._storage.upload(zip_files(files, self.folder / f"{uuid.uuid4()}.zip"))
+    def deliver(self, files: Iterable[tuple[str, str]], extras: Mapping[ExtraOutput, Path] | None = None) -> str:
+        """Zip files, given as (path, name in the archive), upload, and finish the job's hash; return the status.
+
+        `extras` are files, or folders of files, that go beside the zip, never into it, below ``output/<uuid4>/``;
+        the field `extra_outputs` lists their keys.
+        """
+        upload = self._storage.upload(zip_files(files, self.folder / f"{self.result}.zip"))
         done: dict[str, FieldValue] = {
             "status": Status.DONE,
             "output_url": upload.url,
@@ -100,8 +118,27 @@ class Work:
             "total_jobs": 1,
             "progress": 100,
         }
+        if extras:
+            done["extra_outputs"] = json.dumps({kind: self._upload(path) for kind, path in extras.items()})
         self._jobs.update(self.job, {**self._unwritten, **self._ended(), **done})
         return Status.DONE
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each stage up to now: download, preprocess, prediction, postprocess, upload."""
+        running = time.monotonic() - self._since
+        spent = {**self._seconds, self._stage: self._seconds.get(self._stage, 0.0) + running}
+        return {TIME_FIELDS[stage].removesuffix("_time"): round(seconds, 6) for stage, seconds in spent.items()}
+
+    def _upload(self, path: Path) -> str:
+        """Upload a file, or a folder file by file, beside the archive; return the key, or what its keys begin with."""
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        folders = [str(PurePosixPath(self.result, file.parent.relative_to(path.parent))) for file in files]
+        pool = ThreadPoolExecutor(UPLOADS)
+        try:
+            uploads = list(pool.map(self._storage.upload, files, folders))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return uploads[0].key.removesuffix(str(files[0].relative_to(path.parent))) + path.name
 
     @property
     def name(self) -> str:
@@ -115,3 +152,13 @@ class Work:
         self._seconds[self._stage] = spent
         self._since = now
         return {TIME_FIELDS[self._stage]: round(spent, 6)}
+
+
+def described(picture: ImageFile) -> dict[str, FieldValue]:
+    """Return what is written into the job about its image: axes in the file's order, who named them, and sizes."""
+    fields: dict[str, FieldValue] = {
+        "image_axes": picture.axes,
+        "image_axes_from": picture.axes_from,
+        "image_shape": ",".join(map(str, picture.shape)),
+    }
+    return {**fields, "image_others": picture.others} if picture.others else fields

@@ -50,7 +50,13 @@ def open_picture(path: Path) -> Iterator[Source]:
         mode = _kept_mode(image)
         shape = (image.height, image.width, 3) if mode == "RGB" else (image.height, image.width)
         dtype = np.dtype({"1": "bool", "I": "int32", "F": "float32"}.get(mode, "uint16" if ";16" in mode else "uint8"))
-        yield Source(shape, "YXS"[: len(shape)], dtype, mode == "RGB", lambda: np.asarray(image.convert(mode)))
+        yield Source(shape, "YXS"[: len(shape)], dtype, mode == "RGB", lambda: _converted(image, mode))
+
+
+def _converted(image: Any, mode: str) -> AnyArray:
+    image.info.pop("transparency", None)  # Pillow warns where a palette has it, and it is dropped all the same
+    array: AnyArray = np.asarray(image.convert(mode))
+    return array
 
 
 def _kept_mode(image: Any) -> str:

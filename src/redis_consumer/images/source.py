@@ -28,3 +28,9 @@ class Source:
     """Whether the file calls its samples red, green and blue."""
     decode: Callable[[], AnyArray]
     """Decode the pixels: an array of `shape`."""
+    channel_names: tuple[str, ...] = ()
+    """One for each channel, where the file names them."""
+    foreign_colors: str = ""
+    """What the file calls its samples, where they are colours other than red, green and blue."""
+    others: int = 0
+    """Further images of the file, which are not read."""

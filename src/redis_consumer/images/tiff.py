@@ -1,6 +1,7 @@
 """TIFF in all its kinds, through tifffile: OME, ImageJ, LSM, STK, BigTIFF, tiled, pyramids, every usual codec.
 
-The first series is read, of a pyramid its first level.  tifffile is imported when the first file is opened.
+Of several images in a file the largest one is read (the first of equals), of a pyramid its first level.  tifffile is
+imported when the first file is opened.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from redis_consumer.errors import JobRejected
 from redis_consumer.images.embedded import DECLARED_PIXELS
-from redis_consumer.images.ome import promised_planes
+from redis_consumer.images.ome import channel_names, files, promised_planes
 from redis_consumer.images.source import Source
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from redis_consumer.arrays import AnyArray
 
 PALETTE = 3
-RGB_LIKE = (2, 6)  # RGB, and YCbCr, which tifffile decodes to RGB
+RGB_LIKE = (2, 6)  # RGB, and YCbCr, which tifffile decodes to RGB where the codec is one of pictures
+YCBCR = 6
+FOREIGN_COLORS = (5, 8, 9, 10, 32803, 32845)
+"""Inks (CMYK), the three kinds of CIE L*a*b*, the mosaic of a camera, CIE Log2(L): samples that are no grey values."""
 ALPHA = (1, 2)  # associated and unassociated; other extra samples are channels
 UNCOMPRESSED = 1
 MOST_PAGES = 2**16
@@ -49,8 +53,8 @@ class _Alone(io.FileIO):
 
 
 @contextmanager
-def open_tiff(path: Path) -> Iterator[Source]:
-    """Give the first series of the file; JobRejected where it promises data that are not in the file."""
+def open_tiff(path: Path, *, first: bool = False) -> Iterator[Source]:
+    """Give the largest image of the file, or its `first`; JobRejected where it promises data that are not there."""
     import tifffile
 
     quiet = logging.getLogger("tifffile")
@@ -58,10 +62,13 @@ def open_tiff(path: Path) -> Iterator[Source]:
         quiet.setLevel(logging.CRITICAL)  # what matters of its warnings is told to the user by us
     with io.BufferedReader(_Alone(path)) as content, tifffile.TiffFile(content) as file:
         _check_pages(path, file)
-        if not file.series:
+        images = [series for series in file.series if not (series.keyframe.is_reduced or series.keyframe.is_mask)]
+        images = images or file.series
+        if not images:
             raise JobRejected(f"The image {path.name!r} cannot be read: the TIFF holds no image")
-        series = file.series[0]
-        page = series.keyframe
+        series = file.series[0] if first else max(images, key=_plane_pixels)
+        number = next(i for i, other in enumerate(file.series) if other is series)
+        page, ome = series.keyframe, (file.ome_metadata or "") if file.is_ome else ""
         painted = page.photometric == PALETTE and not file.is_imagej and not is_ramp(_colormap(page))
         samples = _kept_samples(page, series.axes)
         yield Source(
@@ -69,8 +76,25 @@ def open_tiff(path: Path) -> Iterator[Source]:
             axes=series.axes + ("S" if painted else ""),
             dtype=np.dtype(series.dtype),
             is_rgb=painted or (page.photometric in RGB_LIKE and len(samples or ()) >= 3),  # noqa: PLR2004 - R, G, B
-            decode=lambda: _decoded(path, series, samples, _colormap(page) if painted else None),
+            decode=lambda: _decoded(path, series, samples, _colormap(page) if painted else None, files(ome)),
+            channel_names=channel_names(ome, number, len(file.series)),
+            foreign_colors=_foreign_colors(page),
+            others=len(images) - 1,
         )
+
+
+def _plane_pixels(series: Any) -> int:
+    return math.prod(_sizes(series, "YX"))
+
+
+def _sizes(series: Any, letters: str) -> list[int]:
+    return [size for axis, size in zip(series.axes, series.shape, strict=True) if axis in letters]
+
+
+def _foreign_colors(page: Any) -> str:
+    """Return the name of the colours where they are neither grey values nor RGB, nor decoded to these."""
+    is_raw_ycbcr = page.photometric == YCBCR and page.compression not in DECLARED_PIXELS
+    return page.photometric.name if is_raw_ycbcr or page.photometric in FOREIGN_COLORS else ""
 
 
 def _check_pages(path: Path, file: Any) -> None:
@@ -113,8 +137,10 @@ def _declared_shape(series: Any, samples: list[int] | None, *, painted: bool) ->
     return (*sizes, 3) if painted else tuple(sizes)
 
 
-def _decoded(path: Path, series: Any, samples: list[int] | None, colormap: npt.NDArray[np.uint16] | None) -> AnyArray:
-    _check_extent(path, series)
+def _decoded(
+    path: Path, series: Any, samples: list[int] | None, colormap: npt.NDArray[np.uint16] | None, parts: int
+) -> AnyArray:
+    _check_extent(path, series, parts)
     _check_segments(path, series)
     array: AnyArray = series.asarray()
     if array.shape != tuple(series.shape):
@@ -127,13 +153,18 @@ def _decoded(path: Path, series: Any, samples: list[int] | None, colormap: npt.N
     return array
 
 
-def _check_extent(path: Path, series: Any) -> None:
-    """Refuse what is not wholly in the file, before anything of the declared size is allocated."""
+def _check_extent(path: Path, series: Any, parts: int) -> None:
+    """Refuse what is not wholly in the file, before anything of the declared size is allocated.
+
+    `parts` are the files that the metadata distribute the image over.
+    """
     size = path.stat().st_size
     if series.dataoffset is not None:
         missing = series.dataoffset + series.nbytes > size
     else:
         missing = any(page is None or _reaches_beyond(page, size) for page in series.pages)
+    if missing and parts > 1:
+        raise JobRejected(f"The image {path.name!r} is one of {parts} files of an OME-TIFF: save it as a single file")
     if missing:
         raise JobRejected(f"The image {path.name!r} cannot be read: parts of it are missing, the file is cut short")
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from redis_consumer.errors import BatchTooLarge, InvalidModelInput, PredictionFailed
+from redis_consumer.errors import BatchTooLarge, InvalidModelInput, OutOfMemory, PredictionFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,22 +23,65 @@ if TYPE_CHECKING:
     from redis_consumer.models.base import ModelServer
 
 
+IN_FLIGHT = 2
+"""Requests under way for one image: one is computed while the next one travels."""
+FITS, MOST_FITS = 32, 1024
+"""So many batches must fit into the device's memory before a larger one is tried.  Doubled when that was too early."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """How many entries of a request fit into the device's memory, as far as we know."""
+
+    size: int
+    fits: int = 0
+    needed: int = FITS
+    raised: bool = False
+    """Whether this size is a trial: the one before it was smaller."""
+
+
 class BatchLimits:
-    """What a model server said it takes at most in one request, for each model.  Safe for several threads."""
+    """What a model server takes at most in one request, for each model.  Safe for several threads.
+
+    What it said is final.  What its memory had room for is not: others may have used it meanwhile.
+    """
 
     def __init__(self) -> None:
         self._limits: dict[ModelId, int] = {}
+        self._rooms: dict[ModelId, _Room] = {}
         self._lock = threading.Lock()
 
     def cap(self, model: ModelId, size: int) -> int:
         """Return `size`, or what is known to be the most if that is less; at least 1."""
         with self._lock:
-            return max(1, min(size, self._limits.get(model, size)))
+            return max(1, min(size, self._limits.get(model, size), self._room(model, size).size))
 
     def learn(self, model: ModelId, limit: int) -> None:
         """Remember a limit, if it is the lowest so far."""
         with self._lock:
             self._limits[model] = max(1, min(limit, self._limits.get(model, limit)))
+
+    def halve(self, model: ModelId, size: int) -> None:
+        """Remember that a batch of `size` found no memory, and allow half of it from now on."""
+        with self._lock:
+            room = self._room(model, size)
+            if size <= room.size:  # otherwise it was sent before the last halving
+                needed = min(2 * room.needed, MOST_FITS) if room.raised else room.needed
+                self._rooms[model] = _Room(max(1, size // 2), needed=needed)
+
+    def fitted(self, model: ModelId, size: int) -> None:
+        """Count a batch that went through; after enough of the largest size, allow twice as much again."""
+        with self._lock:
+            room = self._rooms.get(model)
+            if room is None or size < room.size:
+                return
+            if room.fits + 1 < room.needed:
+                self._rooms[model] = replace(room, fits=room.fits + 1)
+            else:  # a trial that held for so long was right
+                self._rooms[model] = _Room(2 * room.size, needed=FITS if room.raised else room.needed, raised=True)
+
+    def _room(self, model: ModelId, size: int) -> _Room:
+        return self._rooms.get(model) or _Room(size)
 
 
 def batch_size_for(shape: Sequence[int | None], maximum: int, *, unit: int = 128) -> int:
@@ -58,16 +102,16 @@ def predict_batches(
     tiles: AnyArray,
     *,
     batch_size: int,
-    in_flight: int = 2,
+    in_flight: int = IN_FLIGHT,
     on_batch: Callable[[int, int], None] | None = None,
     limits: BatchLimits | None = None,
 ) -> dict[str, AnyArray]:
     """Return the outputs for `tiles`, an array (N, ...), as arrays (N, ...) by name, sorted by name.
 
-    Sends at most `batch_size` tiles at a time, fewer where the server said so (`limits` keeps that for the next
-    call), and keeps `in_flight` requests under way.  `on_batch(done, total)` is told of every batch, one at a
-    time.  The first batch that fails cancels those not yet sent, and its error is raised.  InvalidModelInput where
-    the model takes more than one input, or there are no tiles.
+    Sends at most `batch_size` tiles at a time, fewer where the server said so or ran out of memory (`limits` keeps
+    that for the next call), and keeps `in_flight` requests under way.  `on_batch(done, total)` is told of every
+    batch, one at a time.  The first batch that fails cancels those not yet sent, and its error is raised.
+    InvalidModelInput where the model takes more than one input, or there are no tiles.
     """
     name = _only_input(server, model)
     if not len(tiles):
@@ -117,6 +161,12 @@ class _Run:
                     raise
                 self.limits.learn(self.model, min(error.limit, size - 1))
                 continue
+            except OutOfMemory:
+                if size == 1:
+                    raise
+                self.limits.halve(self.model, size)
+                continue
+            self.limits.fitted(self.model, size)
             self._store(start, size, made)
             start += size
 

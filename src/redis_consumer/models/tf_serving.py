@@ -1,7 +1,7 @@
 """TensorFlow Serving over gRPC: the model server of production.
 
 Texts and codes are those of TensorFlow Serving 2.8 to 2.20.  Knows no tiles, no jobs and no patience: a call
-either succeeds or fails at once, except that a model that was not found is asked for three times.
+either succeeds or fails at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import grpc
 
@@ -22,6 +22,8 @@ from redis_consumer.errors import (
     InvalidModelInput,
     JobRejected,
     ModelNotFound,
+    ModelNotLoaded,
+    OutOfMemory,
     PredictionFailed,
     ServerBusy,
     ServerNotReady,
@@ -29,25 +31,25 @@ from redis_consumer.errors import (
 from redis_consumer.models.base import TensorSpec
 from redis_consumer.models.channels import Channels
 from redis_consumer.models.inputs import fit_inputs
+from redis_consumer.models.stops import check, never
 from redis_consumer.wire import messages, serving_pb2 as pb
 from redis_consumer.wire.framing import MAX_MESSAGE_BYTES, MalformedMessage
 from redis_consumer.wire.tensors import UnsupportedType, decode_tensor, dtype_of, encode_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from redis_consumer.arrays import AnyArray
     from redis_consumer.job import ModelId
-
-Result = TypeVar("Result")
+    from redis_consumer.models.stops import Stop
 
 _QUESTION_SECONDS = 10.0
 """Time limit of the calls that carry no image."""
 _LOOK_SECONDS = 0.2
 """How long it takes at most to notice `stop`; a reply is noticed at once."""
-_PAUSES = (5.0, 5.0)
-"""Between the three tries for a model that was not found."""
 _TOO_LARGE = re.compile(r"Task size \d+ is larger than maximum (?:input )?batch size (\d+)")
+# TensorFlow's allocator, also as one of several causes ("2 root error(s) found ..."), and XLA's.
+_NO_MEMORY = re.compile(r"\b(?:OOM when allocating|[Oo]ut of memory|[Ff]ailed to allocate)\b")
 _COMING = frozenset({pb.ModelVersionStatus.START, pb.ModelVersionStatus.LOADING})
 
 
@@ -64,8 +66,8 @@ class TensorFlowServing:
 
     `credentials` (of ``grpc.ssl_channel_credentials``) switch TLS on.  A channel is renewed after
     `recycle_seconds`, and after a call that found the server absent, full or broken.  Signatures are asked for
-    again after `describe_seconds`, as the latest version may change.  `pause` sleeps between the tries for a
-    model that was not found.
+    again after `describe_seconds`, as the latest version may change.  Where the address stands for several servers
+    (a headless service) they take turns, and those that do not answer are left out.
     """
 
     def __init__(
@@ -77,13 +79,11 @@ class TensorFlowServing:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         recycle_seconds: float = 300.0,
         describe_seconds: float = 30.0,
-        pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self.address = address
         self._timeout_seconds = timeout_seconds
         self._describe_seconds = describe_seconds
-        self._pause = pause
-        self._stop: Callable[[], bool] = lambda: False
+        self._stop: Stop = never
         self._signatures: dict[ModelId, tuple[float, Signature]] = {}
         self._lock = threading.Lock()
         options = _options(max_message_bytes)
@@ -95,8 +95,8 @@ class TensorFlowServing:
 
         self._channels = Channels(open_channel, recycle_seconds=recycle_seconds)
 
-    def stopped_by(self, stop: Callable[[], bool]) -> Self:
-        """Return a server that gives up a call in flight, with ServerNotReady, once `stop` says so.
+    def stopped_by(self, stop: Stop) -> Self:
+        """Return a server that raises what `stop` returns: before a call, and instead of waiting for its end.
 
         It shares channels and signatures with this one: one for each lane, or for each job, costs nothing.
         """
@@ -119,7 +119,7 @@ class TensorFlowServing:
         except (MalformedMessage, messages.MessageTooLarge) as error:
             raise InvalidModelInput(f"Model {model}: {error}") from error
         try:
-            reply = self._insist(model, lambda: self._call(messages.PREDICT, request, model))
+            reply = self._ask(messages.PREDICT, request, model)
         except BatchTooLarge:
             raise
         except InvalidModelInput:
@@ -153,7 +153,7 @@ class TensorFlowServing:
         request = pb.GetModelMetadataRequest(
             model_spec=messages.model_spec(model.name, model.version), metadata_field=[messages.SIGNATURE_DEF]
         ).SerializeToString()
-        reply = self._insist(model, lambda: self._call(messages.GET_MODEL_METADATA, request, model))
+        reply = self._ask(messages.GET_MODEL_METADATA, request, model)
         signature = read_signature(model, reply)
         with self._lock:
             self._signatures[model] = (time.monotonic() + self._describe_seconds, signature)
@@ -163,17 +163,14 @@ class TensorFlowServing:
         with self._lock:
             self._signatures.pop(model, None)
 
-    def _insist(self, model: ModelId, call: Callable[[], Result]) -> Result:
-        """Call up to three times while the model is not found; ServerNotReady where it is being loaded."""
-        for pause in _PAUSES:
-            try:
-                return call()
-            except ModelNotFound as error:
-                self._refuse_to_wait(model, error)
-            self._pause(pause)
-        return call()
+    def _ask(self, method: str, request: bytes, model: ModelId) -> bytes:
+        try:
+            return self._call(method, request, model)
+        except ModelNotFound as error:
+            self._explain(model, error)
+            raise
 
-    def _refuse_to_wait(self, model: ModelId, error: ModelNotFound) -> None:
+    def _explain(self, model: ModelId, error: ModelNotFound) -> None:
         """Raise ServerNotReady where the model is on its way, and the reason where its loading failed."""
         try:
             states = self.states(model).values()
@@ -183,9 +180,10 @@ class TensorFlowServing:
             raise ServerNotReady(f"Model {model} is still being loaded: {error}") from error
         failures = [s.status.error_message for s in states if s.status.error_code]
         if failures and all(s.state == pb.ModelVersionStatus.END for s in states):
-            raise ModelNotFound(f"Model {model} could not be loaded: {_one_line(failures[0])}") from error
+            raise ModelNotLoaded(f"Model {model} could not be loaded: {_one_line(failures[0])}") from error
 
     def _call(self, method: str, request: bytes, model: ModelId) -> bytes:
+        check(self._stop)
         seconds = self._timeout_seconds
         if method != messages.PREDICT:
             seconds = min(seconds, _QUESTION_SECONDS)
@@ -203,9 +201,9 @@ class TensorFlowServing:
             try:
                 return call.result(_LOOK_SECONDS)
             except grpc.FutureTimeoutError:
-                if self._stop():
+                if error := self._stop():
                     call.cancel()  # type: ignore[no-untyped-call] # grpc-stubs left it open
-                    raise ServerNotReady(f"Gave up the call to the model server {self.address}") from None
+                    raise error from None
 
 
 def translated(error: grpc.RpcError, model: ModelId, address: str) -> ConsumerError:
@@ -224,7 +222,9 @@ def _kind(code: grpc.StatusCode, details: str) -> type[ConsumerError]:
         return ServerBusy if details.startswith("The batch scheduling queue") else ServerNotReady
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         # gRPC's own limit, on either side: the same message will never fit.
-        return InvalidModelInput if "message larger than max" in details else ServerBusy
+        if "message larger than max" in details:
+            return InvalidModelInput
+        return OutOfMemory if _NO_MEMORY.search(details) else ServerBusy
     if code is grpc.StatusCode.FAILED_PRECONDITION:
         # "Tensors with name ... from different tasks" can be the fault of a neighbour in the same batch.
         final = details.startswith(("Serving signature key", "Batched output"))
@@ -282,8 +282,10 @@ def _parsed(model: ModelId, kind: type[messages.AnyMessage], reply: bytes) -> me
         raise PredictionFailed(f"Model {model}: the reply cannot be read: {error}") from error
 
 
-def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
     return [
+        # A name with several addresses is a headless service: all of them get calls.
+        ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         # Without it a new channel to the same address shares the old connection, and so the old pod.

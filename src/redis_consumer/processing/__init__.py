@@ -10,11 +10,16 @@ parts at the first call.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from redis_consumer.arrays import AnyArray, Image
+from redis_consumer.processing.detection import detected_label, detected_scale, detection_tiles, sampled_tiles
+from redis_consumer.processing.drift import correct_drift
+from redis_consumer.processing.mibi import mibi
+from redis_consumer.processing.multiplex import mesmer_postprocess, multiplex_postprocess, multiplex_preprocess
 from redis_consumer.processing.normalize import (
     histogram_normalization,
     mesmer_preprocess,
@@ -24,27 +29,40 @@ from redis_consumer.processing.normalize import (
 )
 from redis_consumer.processing.pixelwise import pixelwise
 from redis_consumer.processing.rescale import resize, scaled_size
+from redis_consumer.processing.retinanet import retinanet, retinanet_semantic
 from redis_consumer.processing.tiling import CutGrid, TileGrid, cut, join, tile, untile
 from redis_consumer.processing.watershed import deep_watershed, watershed
 
 __all__ = [
     "POST_PROCESSES",
     "PRE_PROCESSES",
+    "TAKE_SIZE",
     "CutGrid",
     "PostProcess",
     "PreProcess",
     "TileGrid",
     "chain",
+    "correct_drift",
     "cut",
     "deep_watershed",
+    "detected_label",
+    "detected_scale",
+    "detection_tiles",
     "histogram_normalization",
     "join",
+    "mesmer_postprocess",
     "mesmer_preprocess",
+    "mibi",
     "min_max_normalize",
+    "multiplex_postprocess",
+    "multiplex_preprocess",
     "normalize",
     "percentile_threshold",
     "pixelwise",
     "resize",
+    "retinanet",
+    "retinanet_semantic",
+    "sampled_tiles",
     "scaled_size",
     "tile",
     "untile",
@@ -56,9 +74,9 @@ PreProcess = Callable[[Image], Image]
 """Takes the whole image, before it is cut into tiles; returns one of the same shape."""
 
 PostProcess = Callable[[Sequence[AnyArray]], AnyArray]
-"""Takes all outputs of the model, (T, Y, X, C) each, sorted by name; returns labels (T, Y, X, C) of integers.
+"""Takes all outputs of the model, sorted by name; returns labels (T, Y, X, C) of integers.
 
-`none` alone returns what the model predicted.
+An output has shape (T, Y, X, C), but for what `retinanet` takes.  `none` alone returns what the model predicted.
 """
 
 PRE_PROCESSES: Mapping[str, PreProcess] = {
@@ -66,15 +84,24 @@ PRE_PROCESSES: Mapping[str, PreProcess] = {
     "normalize": normalize,
     "histogram_normalization": histogram_normalization,
     "phase_preprocess": histogram_normalization,  # the same under an older name
+    "multiplex_preprocess": multiplex_preprocess,
 }
 
 POST_PROCESSES: Mapping[str, PostProcess] = {
     "none": lambda outputs: outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=-1),
     "pixelwise": lambda outputs: pixelwise(outputs[-1]),
     "deepcell": lambda outputs: pixelwise(outputs[-1]),  # deprecated name of pixelwise
+    "mibi": lambda outputs: mibi(outputs[-1]),
     "watershed": lambda outputs: watershed(outputs[-1]),
     "deep_watershed": deep_watershed,
+    "retinanet": retinanet,
+    "retinanet-semantic": lambda outputs: retinanet_semantic(outputs[:-1]),
+    "multiplex_postprocess": multiplex_postprocess,
+    "multiplex_postprocess_consumer": multiplex_postprocess,  # the same under a newer name
 }
+
+TAKE_SIZE = frozenset({"retinanet"})
+"""Names of functions that take the rows and columns of the image as well, by the keyword `size`."""
 
 MOST_STEPS = 20
 """In one field of a job."""
@@ -83,12 +110,14 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
-def chain(names: str, table: Mapping[str, Callable[[_In], _Out]], field: str) -> Callable[[_In], _Out]:
+def chain(
+    names: str, table: Mapping[str, Callable[[_In], _Out]], field: str, size: tuple[int, int] | None = None
+) -> Callable[[_In], _Out]:
     """Return the function that `names` stands for: names of `table`, separated by commas, applied in that order.
 
     Nothing, or `none`, is the table's `none`.  After a function that takes several arrays the next one gets a
-    list of the one result.  An unknown name is a ValueError that tells the name, the `field` it stood in and what
-    is allowed.
+    list of the one result.  `size` are the rows and columns of the image, for functions that need them.  An unknown
+    name is a ValueError that tells the name, the `field` it stood in and what is allowed.
     """
     wanted = [name.strip() for name in names.split(",")]
     if len(wanted) > MOST_STEPS:
@@ -96,7 +125,12 @@ def chain(names: str, table: Mapping[str, Callable[[_In], _Out]], field: str) ->
     for name in wanted:
         if name and name not in table:
             raise ValueError(f"{field} {name!r}: allowed are {', '.join(sorted(table))}")
-    steps: list[Callable[[Any], Any]] = [table[name] for name in wanted if name not in {"", "none"}]
+    functions: Mapping[str, Callable[..., Any]] = table
+    steps = [
+        partial(functions[name], size=size) if name in TAKE_SIZE else functions[name]
+        for name in wanted
+        if name not in {"", "none"}
+    ]
     first, *rest = steps or [table["none"]]
 
     def run(argument: _In) -> _Out:

@@ -48,7 +48,7 @@ def remove_small(labels: npt.NDArray[np.integer], min_size: int) -> LabelImage:
 
 def compact(labels: LabelImage) -> LabelImage:
     """Return `labels` with ids 1 to n, in the order of the old ones.  Any rank."""
-    present = np.bincount(labels.ravel()) > 0
+    present = np.bincount(labels.ravel(), minlength=1) > 0
     present[0] = False
     return np.cumsum(present, dtype=np.int32)[labels] * (labels > 0)
 
@@ -61,7 +61,7 @@ def fill_holes(labels: LabelImage, size: int) -> LabelImage:
     That is how the published results were made; an object without a hole stays as it is.
     """
     result = labels.copy()
-    boxes = scipy.ndimage.find_objects(labels)
+    boxes = scipy.ndimage.find_objects(labels) if labels.size else []
     for label in np.flatnonzero(_euler_numbers(labels) < 1):
         box = boxes[label - 1] if label else None
         if box is None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # In pixels looked at:
 _CHUNK = 1024  # how many a flood expands at a time: bounds its memory, and lets it end early
 _FLOOD = 5000  # what a flood costs beyond those
+_AT_ONCE = 4096  # peaks whose rings are looked at together: bounds memory
+_LEAST_SPAN = 8  # how wide a top may be, beyond the radius, to be recognised without a flood
 
 
 def h_maxima(values: Floats, h: float, radius: int) -> Mask:
@@ -39,9 +41,10 @@ def h_maxima(values: Floats, h: float, radius: int) -> Mask:
         return np.zeros(values.shape, bool)
     if values.ndim != 2 or radius < 2:  # noqa: PLR2004 - the shortcuts below are about disks that hold a 3x3 square
         return _by_reconstruction(values, h, radius)
-    padded = np.pad(values, radius, constant_values=values.min())
-    found = _by_floods(padded, values.dtype.type(h), radius)
-    return _by_reconstruction(values, h, radius) if found is None else found[radius:-radius, radius:-radius]
+    margin = radius + max(radius, _LEAST_SPAN)
+    padded = np.pad(values, margin, constant_values=values.min())
+    found = _by_floods(padded, values.dtype.type(h), radius, margin)
+    return _by_reconstruction(values, h, radius) if found is None else found[margin:-margin, margin:-margin]
 
 
 def peaks(
@@ -52,6 +55,8 @@ def peaks(
     Of two peaks closer than `radius` the higher one stays.  A constant map has none.  With `exclude_border`,
     peaks within `radius` of the border do not count; with `mask`, nothing outside it does.
     """
+    if not values.size:
+        return np.zeros(values.shape, bool)
     labels = None if mask is None else mask.astype(np.uint8)
     places = ski.feature.peak_local_max(
         values, min_distance=radius, threshold_abs=threshold, exclude_border=exclude_border, labels=labels
@@ -68,8 +73,8 @@ def _by_reconstruction(values: Floats, h: float, radius: int) -> Mask:
     return mask
 
 
-def _by_floods(values: Floats, h: Any, radius: int) -> Mask | None:
-    """Return the h-maxima of `values`, whose border of `radius` pixels is as low as its lowest pixel.
+def _by_floods(values: Floats, h: Any, radius: int, margin: int) -> Mask | None:
+    """Return the h-maxima of `values`, whose border of `margin` pixels is as low as its lowest pixel.
 
     None where the map has so many candidates that reconstruction is the faster way.
     """
@@ -82,7 +87,9 @@ def _by_floods(values: Floats, h: Any, radius: int) -> Mask | None:
     half = isqrt(radius * radius // 2)  # of the largest square in the disk, whose filter is separable
     candidates: Mask = tall & (values - scipy.ndimage.maximum_filter(lowered, 2 * half + 1) >= h)
     disk, ring, rest = _steps(radius, half, values.shape[1])
-    relief = _Relief(values.ravel(), lowered.ravel(), h, disk, ring, budget=values.size * (disk.size + 80) // 5)
+    rings = _rings(margin, values.shape[1])
+    budget = values.size * (disk.size + 80) // 5
+    relief = _Relief(values.ravel(), lowered.ravel(), h, radius, disk, ring, rings, budget)
     places = relief.without_higher(np.flatnonzero(candidates), rest)
     if places.size:
         standing = relief.standing(places, values.shape)
@@ -100,6 +107,14 @@ def _steps(radius: int, half: int, width: int) -> tuple[Indices, Indices, Indice
     return steps[disk], steps[distance == 1], steps[disk & (distance > half)]
 
 
+def _rings(span: int, width: int) -> list[tuple[Indices, Floats]]:
+    """Return steps in a flat map of `width` columns, by distance: up to 1, up to 2, ... `span`; and the distances."""
+    y, x = np.mgrid[-span : span + 1, -span : span + 1]
+    steps, distance = y * width + x, np.hypot(y, x)
+    rings = [(distance > outer - 1) & (distance <= outer) for outer in range(1, span + 1)]
+    return [(steps[ring], distance[ring]) for ring in rings]
+
+
 @dataclass(slots=True)
 class _Relief:
     """A flat map to flood: from a peak over all pixels that are less than `h` below it."""
@@ -108,8 +123,10 @@ class _Relief:
     lowered: Floats
     """The values less `h` and an allowance for rounding: what is compared with a peak to find it lower."""
     h: Any
+    radius: int
     disk: Indices
     ring: Indices
+    rings: list[tuple[Indices, Floats]]
     budget: int
     """How many pixels may be looked at, before reconstruction is due."""
 
@@ -130,13 +147,35 @@ class _Relief:
             return None
         # On a plateau so flat all of one height reach each other: one flood for them.  Complex numbers sort as pairs.
         _, first, group = np.unique(plateau + 1j * value, return_index=True, return_inverse=True)
+        starts = places[first]
+        alone = np.concatenate([self._apart(starts[i : i + _AT_ONCE]) for i in range(0, starts.size, _AT_ONCE)])
         seen = np.zeros(self.values.size, np.int32)
-        alone = np.zeros(first.size, bool)
-        for i, start in enumerate(places[first]):
-            alone[i] = self._stands_alone(start, seen, i + 1)
+        for i in np.flatnonzero(~alone).tolist():
+            alone[i] = self._stands_alone(starts[i], seen, i + 1)
             if self.budget < 0:
                 return None
         return alone[group]
+
+    def _apart(self, starts: Indices) -> Mask:
+        """Return which of `starts` are seen to stand alone by a look around: most of them, where cells are alike.
+
+        The top of a peak is what is less than `h` below it.  Where the top ends, and nothing else as high follows
+        within another `radius`, no step leads on: the flood would end there as well.
+        """
+        apart = np.zeros(starts.size, bool)
+        end = np.zeros(starts.size)  # how far the top reaches
+        open_ = np.arange(starts.size)
+        for outer, (steps, distance) in enumerate(self.rings, start=1):
+            peak = self.values[starts[open_], None]
+            near = starts[open_, None] + steps
+            self.budget -= near.size
+            top = peak - self.values[near] < self.h
+            end[open_] = np.maximum(end[open_], np.where(top, distance, 0).max(axis=1))
+            higher = (peak - self.lowered[near] < self.h).any(axis=1)
+            done = ~higher & (end[open_] + self.radius <= outer)
+            apart[open_[done]] = True
+            open_ = open_[~done & ~higher]
+        return apart
 
     def _stands_alone(self, start: np.intp, seen: npt.NDArray[np.int32], mark: int) -> bool:
         """Flood from `start`; return whether it meets nothing higher.  `seen` holds `mark` where it has been.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import skimage as ski  # loads its parts at their first use
 
+from redis_consumer.processing.checks import require_finite
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -112,7 +114,6 @@ def _by_plane(image: npt.NDArray[Any], work: Callable[[Plane], Plane]) -> npt.ND
     for frame in image:
         for channel in range(image.shape[-1]):
             plane = frame[..., channel]
-            if not np.isfinite(plane).all():
-                raise ValueError("the image holds values that are not finite (NaN or infinity)")
+            require_finite(plane, "the image")
             plane[...] = work(plane) if plane.size else plane
     return image

@@ -32,7 +32,7 @@ def resize(data: AnyArray, shape: tuple[int, int], *, labels: bool = False) -> A
 
     Images of one channel: bilinear at half-pixel centres, edges repeated, not smoothed.  Images of several
     channels: smoothed by a Gaussian of sigma (in/out - 1)/2 where they shrink, bilinear, zero beyond the
-    border (so an enlarged image gets a dark rim).  Integers are truncated.
+    border (so an enlarged image gets a dark rim), no darker or brighter than the image was.  Integers are truncated.
 
     `labels`: nearest pixel, so ids stay ids; of one channel corner-aligned, of several centre-aligned.
 
@@ -54,6 +54,8 @@ def resize(data: AnyArray, shape: tuple[int, int], *, labels: bool = False) -> A
         for channel in range(data.shape[-1]):
             plane = frame[..., channel].astype(np.float32)
             out[..., channel] = _clamped(plane, shape) if single else _smoothed(plane, shape)
+        if not single:
+            np.clip(out, np.fmin.reduce(frame, axis=None), np.fmax.reduce(frame, axis=None), out=out)
     return result
 
 

@@ -9,9 +9,10 @@ import logging
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import scipy  # both load their parts at their first use
-import skimage as ski
+import scipy  # loads its parts at their first use
 
+from redis_consumer.processing.checks import require_finite
+from redis_consumer.processing.flooding import flood
 from redis_consumer.processing.labels import compact, erode, fill_holes, remove_small
 from redis_consumer.processing.maxima import h_maxima, peaks
 
@@ -68,8 +69,9 @@ def deep_watershed(
     large-scale data annotation and deep learning", Nature Biotechnology 2022.
     """
     radius = radius if min_distance is None else min_distance
-    height = maxima_threshold if detection_threshold is None else detection_threshold
-    floor = interior_threshold if distance_threshold is None else distance_threshold
+    # Plain floats: they are compared in the precision of the maps.
+    height = float(maxima_threshold if detection_threshold is None else detection_threshold)
+    floor = float(interior_threshold if distance_threshold is None else distance_threshold)
     if maxima_algorithm not in {"h_maxima", "peak_local_max"}:
         raise ValueError(f"maxima_algorithm {maxima_algorithm!r}: allowed are 'h_maxima' and 'peak_local_max'")
     maxima, interior = _pick(outputs, maxima_index, interior_index)
@@ -101,15 +103,18 @@ def watershed(
     """Return labels (T, Y, X, 1) of `prediction` (T, Y, X, classes), whose classes are steps of depth.
 
     Class 0 is background; the last one, above `threshold_abs` and `min_distance` apart, holds the seeds.  Objects
-    of fewer than `min_size` pixels are removed, the ids of the others stay.
+    of fewer than `min_size` pixels are removed, the ids of the others stay.  ValueError for a prediction of another
+    rank, or with values that are not finite.
     """
     if prediction.ndim != 4:  # noqa: PLR2004 - the four axes of the layout
         raise ValueError(f"watershed: the prediction has shape {prediction.shape}: expected are (T, Y, X, classes)")
+    require_finite(prediction, "watershed: the prediction")
     result = np.empty((*prediction.shape[:3], 1), np.int32)
     for frame, out in zip(prediction, result[..., 0], strict=True):
         depth = np.argmax(frame, axis=-1)
         mask = depth > 0
-        seeds = peaks(frame[..., -1], threshold_abs, min_distance, mask=mask)
+        deepest = frame[..., -1].astype(np.result_type(frame.dtype, np.float32), copy=False)
+        seeds = peaks(deepest, threshold_abs, min_distance, mask=mask)
         out[...] = remove_small(_flood(depth, seeds, mask, corners=False), min_size)
     return result
 
@@ -131,8 +136,7 @@ def _map(output: AnyArray) -> Floats:
     if not np.issubdtype(output.dtype, np.floating):
         raise ValueError(f"deep_watershed: an output has dtype {output.dtype}: expected is a model's map of floats")
     values = output[..., 0].astype(np.result_type(output.dtype, np.float32), copy=False)
-    if not np.isfinite(values).all():
-        raise ValueError("deep_watershed: an output of the model holds values that are not finite (NaN or infinity)")
+    require_finite(values, "deep_watershed: an output of the model")
     return values
 
 
@@ -146,9 +150,6 @@ def _flood(heights: Floats, seeds: Mask, mask: Mask, *, corners: bool = True) ->
 
     Seeds that touch, with `corners` even at a corner, are one.
     """
-    # Regions with a single seed need no flood, and leaving them out saves up to a third of the time.  But then seeds of
-    # equal height are taken in another order, and pixels between them change sides: tried, and not worth it.
     neighbours = scipy.ndimage.generate_binary_structure(seeds.ndim, seeds.ndim if corners else 1)
     markers, _ = scipy.ndimage.label(seeds, neighbours)
-    basins: LabelImage = ski.segmentation.watershed(-heights, markers, mask=mask)
-    return basins
+    return flood(heights, markers, mask)

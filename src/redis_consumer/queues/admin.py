@@ -119,8 +119,8 @@ class JobAdmin(Protocol):
     def replay(self, key: str, *, by: str) -> str:
         """Put a dead job back into its queue under its name, also when its hash expired.
 
-        A parent that it belongs to, and that is not final, waits for it again.  Returns `replayed`, `unknown` (no
-        such dead letter) or `not failed` (somebody did it already).
+        A parent that is open still waits for it again.  Returns `replayed`, `unknown` (no such dead letter) or
+        `not failed` (somebody did it already).
         """
 
     def purge(self, keys: Sequence[str]) -> int:

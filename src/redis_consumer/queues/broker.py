@@ -145,13 +145,17 @@ class MemoryBroker:
         self.push(letter.key, Place.BACK)
 
     def tell_parent(self, key: str) -> None:
-        """Wake the parent of a job that ended, where it was the last child."""
+        """Count the final children of a parent that waits; wake it after the last one."""
         name = self.records[key].parent
         parent = self.records.get(name)
         if parent is None or key not in parent.open_children:
             return
         parent.open_children.remove(key)
-        if not parent.open_children and parent.complete and parent.due is not None and self.is_open(name):
+        if parent.due is None or not parent.complete or not self.is_open(name):
+            return
+        final = len(parent.children) - len(parent.open_children)
+        self.jobs[name]["progress"] = str(100 * final // len(parent.children))
+        if not parent.open_children:
             self.wake(name)
 
     def look_at_children(self, key: str) -> None:
@@ -190,5 +194,6 @@ def submit(broker: MemoryBroker, queue: str, name: str, fields: Mapping[str, Fie
     defaults = {"status": str(Status.NEW), "created_at": now, "updated_at": now, "identity_upload": host}
     broker.jobs[key] = defaults | texts(fields)
     broker.records[key] = Record(queue)
-    broker.push(key, Place.BACK)
+    if broker.is_open(key):
+        broker.push(key, Place.BACK)
     return key

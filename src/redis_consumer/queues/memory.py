@@ -119,7 +119,8 @@ class MemoryJobQueue:
                 key = submit(self._broker, child.queue, f"{child.name}:{uuid.uuid4().hex}", child.fields, self._pod)
                 self._broker.records[key].parent = parent.key
                 record.children.append(key)
-                record.open_children.add(key)
+                if self._broker.is_open(key):
+                    record.open_children.add(key)
         with self._broker.changed:
             self._demand(parent)
             record.complete = True

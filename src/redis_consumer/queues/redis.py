@@ -43,6 +43,8 @@ UPDATE_SECONDS = 60.0
 """How long a write into a job in hand is repeated: a server that restarts is back by then."""
 CHILDREN_AT_A_TIME = 100
 """In one script, during which the server does nothing else."""
+CHUNK_SECONDS = 1.0
+"""Where children are slow to come, the first are not held up by the others for longer than this."""
 VERSION = f"{__version__} on Python {platform.python_version()}"
 """Stands in the history of each delivery."""
 
@@ -128,13 +130,12 @@ class RedisJobQueue:
     def submit_children(self, parent: Job, children: Iterable[Child]) -> list[str]:
         """See `JobQueue.submit_children`."""
         there = len(self._children(parent))
-        left = islice(children, there, None)
+        left = iter(islice(children, there, None))
         complete = False
         while not complete:
-            chunk = list(islice(left, CHILDREN_AT_A_TIME))
-            complete = len(chunk) < CHILDREN_AT_A_TIME
+            chunk, complete = next_chunk(left)
             self._submit_chunk(parent, there, chunk, complete=complete)
-            there += len(chunk)
+            there += len(chunk)  # as far as the source was read: a late chunk of an earlier call may be ahead of it
         return self._children(parent)
 
     def children(self, parent: Job) -> Iterator[tuple[str, dict[str, str]]]:
@@ -305,6 +306,16 @@ class RedisSubmitter:
         """See `Submitter.read`."""
         fields: dict[str, str] = self._client.hgetall(packed(key))
         return fields
+
+
+def next_chunk(children: Iterator[Child]) -> tuple[list[Child], bool]:
+    """Return the children that come within a moment, and whether they were the last ones."""
+    chunk, ends = [], time.monotonic() + CHUNK_SECONDS
+    for child in children:
+        chunk.append(child)
+        if len(chunk) == CHILDREN_AT_A_TIME or time.monotonic() > ends:
+            return chunk, False
+    return chunk, True
 
 
 def hashes(client: RedisClient, keys: Iterable[str]) -> list[dict[str, str]]:

@@ -70,13 +70,8 @@ class RedisJobAdmin:
 
     def cancel(self, key: str, *, by: str) -> list[str]:
         """See `JobAdmin.cancel`."""
-        # The parent first: else it could be woken by the end of its children, and go on, or submit more.
-        itself = self._cancel([key], by)
-        return itself + self._cancel(self._children(key), by)
-
-    def _cancel(self, keys: Sequence[str], by: str) -> list[str]:
         arguments = [by, f"Cancelled by {by}"]
-        return [key for key in keys if self._scripts.run("cancel", key, args=arguments) == "cancelled"]
+        return [job for job in self._family(key) if self._scripts.run("cancel", job, args=arguments) == "cancelled"]
 
     def requeue(self, key: str, *, by: str) -> str:
         """See `JobAdmin.requeue`."""
@@ -144,6 +139,12 @@ class RedisJobAdmin:
                 for name in ours:
                     pipe.lrange(packed(name), 0, -1)
                 return [key for entries in pipe.execute() for key in reversed(entries)]
+
+    def _family(self, key: str) -> Iterator[str]:
+        # The parent first, and only then the look at its children: else it could submit more of them meanwhile, or be
+        # woken by their end, and go on.
+        yield key
+        yield from self._children(key)
 
     def _children(self, key: str) -> list[str]:
         with self._client.translated() as master:

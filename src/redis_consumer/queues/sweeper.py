@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from redis_consumer.redis import RedisClient
 
+SWEPT = "redis-consumer:swept"
+"""When somebody swept last."""
 FORGET_MILLISECONDS = 86_400_000
 """An empty list is swept for so long after its owner's last sign of life."""
 
@@ -27,6 +29,7 @@ class RedisSweeper:
     def __init__(
         self, client: RedisClient, *, lease_seconds: float = 30.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self._client = client
         self._scripts = Scripts(client)
         self._lease_seconds = lease_seconds
         self._clock = clock
@@ -47,3 +50,13 @@ class RedisSweeper:
             self._run_id = run_id
             self._quiet_until = self._clock() + self._lease_seconds
         return int(returned)
+
+    def sweep_now(self) -> int:
+        """Sweep because somebody asks for it, whoever swept a moment ago; waits only where the server is that young."""
+        with self._client.translated() as master:
+            up_seconds = float(master.info("server")["uptime_in_seconds"])
+            master.delete(SWEPT)
+        time.sleep(max(0.0, self._lease_seconds - up_seconds))
+        self.sweep()
+        self._quiet_until = 0.0
+        return self.sweep()

@@ -57,6 +57,16 @@ def choice(*words: Word) -> Kind[Word]:
     return Kind(parse, " or ".join(words))
 
 
+def words(*allowed: Word) -> Kind[tuple[Word, ...]]:
+    """Accept any of the words, in any case and order, joined by commas; kept is the order of `allowed`."""
+
+    def parse(given: str) -> tuple[Word, ...]:
+        wanted = {part.strip().lower() for part in given.split(",")} - {""}
+        return tuple(word for word in allowed if word in wanted) if wanted <= set(allowed) else _refuse()
+
+    return Kind(parse, f"any of {', '.join(allowed)}, joined by commas", ",".join)
+
+
 def log_level() -> Kind[str]:
     """Accept a level of the standard library's `logging`, in any case."""
     levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")

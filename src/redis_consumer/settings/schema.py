@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OutputAcl = Literal["public-read", "private"]
 OutputUrls = Literal["plain", "signed"]
+ExtraOutput = Literal["labels-zarr", "geojson", "table-csv", "table-parquet", "provenance"]
 Compartment = Literal["whole-cell", "nuclear", "both"]
 CropMode = Literal["resize", "fixed"]
 
@@ -113,7 +114,7 @@ class Settings:
         3600,
         "How long the children of a finished job stay in Redis, s",
         group=Group.JOBS,
-        used_by=("zip",),
+        used_by=_PARENTS,
     )
 
     # Redis.
@@ -142,9 +143,6 @@ class Settings:
         "Replicas that must confirm a submit, claim, settle or release; 0 trusts the master's word",
         group=Group.REDIS,
     )
-    metadata_expire_time: int = setting(
-        kinds.integer(1), 30, "How long Redis keeps a model's signature, s", group=Group.REDIS
-    )
 
     # Object storage.
     storage_bucket: str = setting(
@@ -169,6 +167,12 @@ class Settings:
         kinds.choice("plain", "signed"),
         "plain",
         "The form of `output_url`; a signed one needs no login, and ends after a week",
+        group=Group.STORAGE,
+    )
+    extra_outputs: tuple[ExtraOutput, ...] = setting(
+        kinds.words("labels-zarr", "geojson", "table-csv", "table-parquet", "provenance"),
+        (),
+        "Files beside a result's zip, listed in the field `extra_outputs`; `table-parquet` needs the extra `outputs`",
         group=Group.STORAGE,
     )
     aws_region: str = setting(
@@ -221,6 +225,12 @@ class Settings:
         "How long a job waits for a model server that is absent, loading or busy, s",
         group=Group.SERVER,
         common=True,
+    )
+    metadata_expire_time: int = setting(
+        kinds.integer(1),
+        30,
+        "How long a model's signature is remembered before the server is asked again, s",
+        group=Group.SERVER,
     )
 
     # Images.

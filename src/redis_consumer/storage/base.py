@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 
@@ -37,6 +38,9 @@ class Storage(Protocol):
 
     def deposit(self, path: str | Path) -> Upload:
         """Store the file as ``uploads/<uuid4><extension>``: how a submitter brings an image; errors as `upload`."""
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Remove objects; one that is not there is no error.  Errors as `download`; some may be gone then."""
 
     def url(self, key: str) -> str:
         """Return the address of a key, whether or not the object exists."""

@@ -22,6 +22,8 @@ class AclRefused(AccessDenied):
 
 NO_BUCKET = re.compile("<Code>(NoSuchBucket|ContainerNotFound)</Code>")
 NO_ACL = re.compile("uniform bucket-level access", re.IGNORECASE)
+NOT_REMOVED = re.compile(r"DeleteObjects request failed .*\(code: AccessDenied\)")
+"""S3 answers 200 to a request to remove many objects, and says of each how it went."""
 NO_CREDENTIALS = re.compile(r"//169\.254\.169\.254/|//metadata\.google\.internal/|token request")
 HTTP_CLIENT_ERROR = 4
 LATER = frozenset({408, 425, 429})
@@ -60,6 +62,8 @@ def _refusal(error: Exception, key: str) -> AccessDenied | None:
     if "without LOCATION" in text:
         return WrongRegion("The bucket is in another region than AWS_REGION says")
     is_final = status // 100 == HTTP_CLIENT_ERROR and status not in LATER and not NO_CREDENTIALS.search(text)
+    if NOT_REMOVED.search(text):
+        return AccessDenied("The storage does not let us remove objects")
     if is_final or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         return AccessDenied(f"The storage refuses access to {key!r} (HTTP {status})")
     return None

@@ -9,6 +9,7 @@ import logging
 import uuid
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,7 +32,7 @@ from redis_consumer.storage.faults import AclRefused, WrongRegion, is_missing_bu
 from redis_consumer.storage.keys import Addresses, Bucket, Cloud, check_key, local_name, output_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from obstore.store import ObjectStore
 
@@ -43,6 +44,8 @@ ONE_PUT_BYTES = 256 * 2**20
 """Larger files go up in parts; up to here one PUT is faster and needs this much memory."""
 PART_BYTES = 16 * 2**20
 CHUNK_BYTES = 4 * 2**20
+REMOVED_AT_A_TIME = 1000
+"""S3 takes no more in one request."""
 SIGNED_FOR = timedelta(days=7)
 """The longest life that S3 and GCS allow a signed link."""
 
@@ -99,6 +102,12 @@ class ObjectStorage:
         key = check_key(f"uploads/{uuid.uuid4()}{path.suffix}")
         self._patiently(key, lambda: self._put(self._writer, key, path))
         return Upload(key, self.url(key))
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Remove objects; see the port."""
+        paths = [self._addresses.key(key) for key in keys]
+        for start in range(0, len(paths), REMOVED_AT_A_TIME):
+            self._remove(paths[start : start + REMOVED_AT_A_TIME])
 
     def url(self, key: str) -> str:
         """Return the address of a key, whether or not the object exists; see the port."""
@@ -157,6 +166,15 @@ class ObjectStorage:
         with _new_file(target) as write:
             for chunk in stream:
                 write(chunk)
+
+    def _remove(self, paths: list[str]) -> None:
+        try:
+            self._patiently(paths[0], lambda: obstore.delete(self._writer, paths))
+        except ObjectNotFound:
+            # Some stores stop at one that is not there, and do not say which.
+            for path in paths:
+                with suppress(ObjectNotFound):
+                    self._patiently(path, partial(obstore.delete, self._writer, path))
 
     def _publish(self, key: str, path: Path) -> None:
         """Store a result, readable for everybody where that is wanted and the bucket has such permissions."""

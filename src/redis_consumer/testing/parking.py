@@ -173,6 +173,56 @@ class ParkingExam(QueueFixtures):
         finished(other, woken)
         assert stage.entries() == []
 
+    def test_the_progress_of_a_parent_that_waits_counts_its_final_children(
+        self, lane: JobQueue, submit: Any, read: Any
+    ) -> None:
+        key = submit("parent.zip")
+        parent = claimed(lane)
+        lane.submit_children(parent, CHILDREN)
+        lane.release(parent, Place.WAITING)
+        assert "progress" not in read(key)
+        for percent in ("33", "66", "100"):
+            lane.settle(claimed(lane), "done", {})
+            assert read(key)["progress"] == percent
+
+    def test_a_parent_in_hand_tells_its_progress_itself(
+        self, lane: JobQueue, other: JobQueue, submit: Any, read: Any
+    ) -> None:
+        key = submit("parent.zip")
+        parent = claimed(lane)
+        lane.submit_children(parent, CHILDREN)
+        lane.update(parent, {"progress": 7})
+        finished(other, claimed(other))
+        assert read(key)["progress"] == "7"
+
+    def test_a_child_that_is_final_from_the_beginning_is_not_queued_and_not_waited_for(
+        self, lane: JobQueue, other: JobQueue, stage: Stage, submit: Any, read: Any
+    ) -> None:
+        key = submit("parent.zip")
+        stillborn = Child(QUEUE, "broken.tif", {"status": "failed", "reason": "It is damaged"})
+        keys = lane.submit_children(parent := claimed(lane), [stillborn, CHILDREN[0], stillborn])
+        assert stage.entries() == [keys[1]]
+        assert read(keys[0])["status"] == "failed"
+        lane.release(parent, Place.WAITING)
+        finished(other, claimed(other))
+        assert read(key)["progress"] == "100"
+        assert claimed(lane).key == key
+
+    def test_a_parent_waits_again_for_a_child_that_is_replayed(
+        self, lane: JobQueue, other: JobQueue, stage: Stage, submit: Any, read: Any
+    ) -> None:
+        key = submit("parent.zip")
+        keys = lane.submit_children(parent := claimed(lane), CHILDREN)
+        other.settle(claimed(other), "failed", {"reason": "It was too early"})
+        lane.release(parent, Place.WAITING)
+        assert stage.admin().replay(keys[0], by="me") == "replayed"
+        for _ in CHILDREN[1:]:
+            finished(other, claimed(other))
+        assert key not in stage.entries()
+        assert finished(other, claimed(other)) == keys[0]
+        assert read(key)["progress"] == "100"
+        assert claimed(lane).key == key
+
     def test_a_parent_whose_children_are_final_already_does_not_wait(
         self, lane: JobQueue, other: JobQueue, submit: Any
     ) -> None:

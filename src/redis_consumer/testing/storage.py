@@ -204,6 +204,24 @@ class StorageExam:
         with pytest.raises(FileNotFoundError, match=r"no file 'missing\.tif' to upload"):
             storage.deposit(tmp_path / "missing.tif")
 
+    def test_removes_what_is_there(self, storage: Storage, tmp_path: Path) -> None:
+        names = [f"remove/a b, {number:02}% ü.tif" for number in range(30)]
+        for name in [*names[::2], "remove/kept.tif"]:
+            self.place(storage, f"output/{name}", b"1")
+        for _ in range(2):  # nothing is there the second time
+            storage.remove(f"output/{name}" for name in names)
+        for name in names:
+            with pytest.raises(ObjectNotFound):
+                storage.download(f"output/{name}", tmp_path)
+        assert self.stored(storage, "output/remove/kept.tif") == b"1"
+
+    def test_nothing_to_remove_is_no_error(self, storage: Storage) -> None:
+        storage.remove([])
+
+    def test_a_bad_key_is_not_removed(self, storage: Storage) -> None:
+        with pytest.raises(JobRejected):
+            storage.remove(["output/a.tif", "output/../../etc/passwd"])
+
     def test_names_do_not_collide(self, storage: Storage, tmp_path: Path) -> None:
         names = [uuid4().hex for _ in range(2)]
         uploads = [storage.upload(_file(tmp_path / f"{name}.zip", name.encode())) for name in names]

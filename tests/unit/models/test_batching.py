@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from redis_consumer.errors import BatchTooLarge, InvalidModelInput, PredictionFailed
+from redis_consumer.errors import BatchTooLarge, InvalidModelInput, OutOfMemory, PredictionFailed
 from redis_consumer.job import ModelId
 from redis_consumer.models.base import TensorSpec
-from redis_consumer.models.batching import BatchLimits, batch_size_for, predict_batches
+from redis_consumer.models.batching import FITS, BatchLimits, batch_size_for, predict_batches
 from redis_consumer.models.memory import MemoryModel, MemoryModelServer
 
 if TYPE_CHECKING:
@@ -152,3 +152,79 @@ def test_outputs_that_do_not_match_the_tiles_are_an_error() -> None:
 )
 def test_large_tiles_go_fewer_at_a_time(shape: tuple[int | None, ...], maximum: int, expected: int) -> None:
     assert batch_size_for(shape, maximum) == expected
+
+
+class Small:
+    """A device with room for `room` entries of a request, and what it was sent."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.sizes: list[int] = []
+
+    def __call__(self, x: AnyArray) -> dict[str, AnyArray]:
+        self.sizes.append(len(x))
+        if len(x) > self.room:
+            raise OutOfMemory("OOM when allocating tensor")
+        return {"y": x}
+
+
+class TestOutOfMemory:
+    @pytest.mark.parametrize("room", range(1, 9))
+    @pytest.mark.parametrize("in_flight", [1, 3])
+    def test_halves_the_batch_and_goes_on(self, room: int, in_flight: int) -> None:
+        found = predict_batches(serving(Small(room)), MODEL, tiles(21), batch_size=8, in_flight=in_flight)
+        np.testing.assert_array_equal(found["y"], tiles(21))
+
+    def test_is_remembered_for_the_model(self) -> None:
+        limits, device = BatchLimits(), Small(3)
+        for _ in range(2):
+            predict_batches(serving(device), MODEL, tiles(8), batch_size=8, limits=limits)
+        assert device.sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+        assert limits.cap(ModelId("Other"), 8) == 8
+
+    def test_of_a_single_tile_is_an_error(self) -> None:
+        with pytest.raises(OutOfMemory):
+            predict_batches(serving(Small(0)), MODEL, tiles(2), batch_size=2)
+
+    def test_of_several_batches_in_flight_halves_once(self) -> None:
+        limits = BatchLimits()
+        for _ in range(3):
+            limits.halve(MODEL, 8)
+        assert limits.cap(MODEL, 8) == 4
+
+    def test_is_no_final_word(self) -> None:
+        limits, device = BatchLimits(), Small(1)
+        limits.halve(MODEL, 8)
+        limits.halve(MODEL, 4)
+        device.room = 8  # another tenant left
+        for _ in range(3 * FITS):
+            predict_batches(serving(device), MODEL, tiles(8), batch_size=8, limits=limits, in_flight=1)
+        assert limits.cap(MODEL, 8) == 8
+        assert max(device.sizes) == 8
+        assert device.sizes == sorted(device.sizes)
+
+    def test_that_stays_is_tried_ever_more_rarely(self) -> None:
+        limits, device = BatchLimits(), Small(4)
+        server = serving(device)
+        for _ in range(200):
+            predict_batches(server, MODEL, tiles(32), batch_size=8, limits=limits, in_flight=1)
+        tried = [number for number, size in enumerate(device.sizes) if size == 8]
+        gaps = np.diff(tried)
+        assert len(gaps) > 3
+        assert list(gaps) == sorted(gaps)
+        assert gaps[-1] > 6 * gaps[0]
+
+    def test_a_smaller_batch_that_fits_says_nothing(self) -> None:
+        limits = BatchLimits()
+        limits.halve(MODEL, 8)
+        for _ in range(10 * FITS):
+            limits.fitted(MODEL, 3)
+        assert limits.cap(MODEL, 8) == 4
+
+    def test_never_lifts_what_the_server_said(self) -> None:
+        limits = BatchLimits()
+        limits.learn(MODEL, 6)
+        limits.halve(MODEL, 6)
+        for _ in range(10 * FITS):
+            limits.fitted(MODEL, limits.cap(MODEL, 100))
+        assert limits.cap(MODEL, 100) == 6

@@ -10,6 +10,10 @@ import pytest
 from redis_consumer.errors import (
     ConsumerError,
     InvalidModelInput,
+    LeaseLost,
+    ModelNotFound,
+    ModelNotLoaded,
+    OutOfMemory,
     PredictionFailed,
     ServerBusy,
     ServerNotReady,
@@ -21,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from redis_consumer.arrays import AnyArray
-    from redis_consumer.models.base import TensorSpec
+    from redis_consumer.models.base import ModelServer, TensorSpec
+    from redis_consumer.models.stops import Stop
 
 MODEL = ModelId("M")
 
@@ -90,13 +95,61 @@ def test_what_is_final_is_raised_at_once() -> None:
 
 
 def test_stop_ends_a_pause_at_once() -> None:
-    stop = threading.Event()
+    lost: list[LeaseLost] = []
     server = Failing(for_ever=ServerNotReady("cold"))
-    patient = PatientModelServer(server, wait_seconds=600, max_retry=0, stop=stop.is_set, max_pause_seconds=300)
-    timer = threading.Timer(0.3, stop.set)
+    patient = PatientModelServer(
+        server, wait_seconds=600, max_retry=0, stop=lambda: lost[0] if lost else None, max_pause_seconds=300
+    )
+    timer = threading.Timer(0.3, lambda: lost.append(LeaseLost("claimed by another")))
     timer.start()
     began = time.monotonic()
-    with pytest.raises(ServerNotReady, match="Stopped while waiting for the model server: cold"):
+    with pytest.raises(LeaseLost, match="claimed by another"):
         patient.predict(MODEL, {})
     timer.join()
     assert time.monotonic() - began < 60  # of 600
+
+
+class TestModelNotFound:
+    def test_is_asked_for_three_times_within_ten_seconds(self) -> None:
+        pauses: list[float] = []
+        server = Failing(for_ever=ModelNotFound("no such model"))
+        patient = waiting(server, pauses)
+        with pytest.raises(ModelNotFound, match="no such model"):
+            patient.predict(MODEL, {})
+        assert (server.calls, sum(pauses)) == (3, 10)
+
+    def test_is_used_when_it_appears_meanwhile(self) -> None:
+        server = Failing(ModelNotFound("not yet"), ServerNotReady("being loaded"), ModelNotFound("once more"))
+        assert list(waiting(server, []).predict(MODEL, {})) == ["y"]
+
+    def test_is_final_when_it_could_not_be_loaded(self) -> None:
+        server = Failing(for_ever=ModelNotLoaded("broken"))
+        with pytest.raises(ModelNotLoaded):
+            waiting(server, []).predict(MODEL, {})
+        assert server.calls == 1
+
+
+class TestOutOfMemory:
+    def test_of_several_entries_goes_back_to_who_can_send_fewer_and_is_told(self) -> None:
+        told: list[ConsumerError] = []
+        server = Failing(OutOfMemory("OOM"))
+        patient = PatientModelServer(server, wait_seconds=60, max_retry=0, on_retry=told.append)
+        with pytest.raises(OutOfMemory):
+            patient.predict(MODEL, {"x": np.zeros((2, 1))})
+        assert (server.calls, [type(error) for error in told]) == (1, [OutOfMemory])
+
+    @pytest.mark.parametrize(("entries", "divides"), [(1, True), (2, False)])
+    def test_that_cannot_be_divided_is_waited_for(self, entries: int, *, divides: bool) -> None:
+        patient = PatientModelServer(
+            Failing(OutOfMemory("OOM")), wait_seconds=60, max_retry=0, divides=divides, max_pause_seconds=0.01
+        )
+        assert list(patient.predict(MODEL, {"x": np.zeros((entries, 1)), "scalar": np.array(1)})) == ["y"]
+
+
+def waiting(server: ModelServer, pauses: list[float]) -> PatientModelServer:
+    """Return a patient server that notes its pauses, and takes none."""
+
+    def note(seconds: float, _stop: Stop) -> None:
+        pauses.append(seconds)
+
+    return PatientModelServer(server, wait_seconds=60, max_retry=0, pause=note)

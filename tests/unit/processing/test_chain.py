@@ -13,8 +13,11 @@ from redis_consumer.processing import (
     chain,
     deep_watershed,
     histogram_normalization,
+    mesmer_postprocess,
+    mibi,
     normalize,
     pixelwise,
+    retinanet,
     warm_up,
     watershed,
 )
@@ -28,8 +31,25 @@ IMAGE = np.random.default_rng(0).random((1, 24, 24, 1), np.float32)
 
 
 def test_the_names_are_those_that_jobs_use() -> None:
-    assert set(PRE_PROCESSES) == {"none", "normalize", "histogram_normalization", "phase_preprocess"}
-    assert set(POST_PROCESSES) == {"none", "pixelwise", "deepcell", "watershed", "deep_watershed"}
+    assert set(PRE_PROCESSES) == {
+        "none",
+        "normalize",
+        "histogram_normalization",
+        "phase_preprocess",
+        "multiplex_preprocess",
+    }
+    assert set(POST_PROCESSES) == {
+        "none",
+        "pixelwise",
+        "deepcell",
+        "mibi",
+        "watershed",
+        "deep_watershed",
+        "retinanet",
+        "retinanet-semantic",
+        "multiplex_postprocess",
+        "multiplex_postprocess_consumer",
+    }
 
 
 @pytest.mark.parametrize("names", ["", " ", "none", "none,none", ","])
@@ -59,7 +79,9 @@ def test_after_the_outputs_a_function_gets_the_labels() -> None:
 
 
 def test_an_unknown_name_tells_the_field_and_what_is_allowed() -> None:
-    with pytest.raises(ValueError, match="preprocess_function 'sharpen': allowed are histogram_normalization, none,"):
+    with pytest.raises(
+        ValueError, match="preprocess_function 'sharpen': allowed are histogram_normalization, multiplex_preprocess,"
+    ):
         chain("normalize,sharpen", PRE_PROCESSES, "preprocess_function")
 
 
@@ -74,6 +96,7 @@ def test_postprocessing_picks_the_outputs_that_it_needs() -> None:
     classes = np.random.default_rng(1).random((1, 24, 24, 4), np.float32)
     outputs = [IMAGE, IMAGE[:, ::-1], classes]
     expected = {
+        "mibi": mibi(classes),
         "pixelwise": pixelwise(classes),
         "deepcell": pixelwise(classes),
         "watershed": watershed(classes),
@@ -83,6 +106,25 @@ def test_postprocessing_picks_the_outputs_that_it_needs() -> None:
         result = POST_PROCESSES[name](outputs)
         assert np.issubdtype(result.dtype, np.integer)
         np.testing.assert_array_equal(result, labels)
+
+
+def test_functions_for_boxes_get_what_they_need() -> None:
+    boxes, scores = np.array([[[2, 3, 14, 17]]], np.float32), np.ones((1, 1), np.float32)
+    heads: list[AnyArray] = [boxes, scores, np.zeros((1, 1)), np.ones((1, 1, 28, 28, 1), np.float32)]
+    steps = np.zeros((1, 24, 24, 3), np.float32)
+    found = chain("retinanet", POST_PROCESSES, "postprocess_function", size=(24, 24))(heads)
+    np.testing.assert_array_equal(found, retinanet(heads, (24, 24)))
+    assert np.count_nonzero(found) == 12 * 14
+    semantic = chain("retinanet-semantic", POST_PROCESSES, "postprocess_function")([*heads, steps, IMAGE])
+    np.testing.assert_array_equal(semantic, found)
+    with pytest.raises(ValueError, match="rows and columns of the image are not known"):
+        chain("retinanet", POST_PROCESSES, "postprocess_function")(heads)
+
+
+def test_the_multiplex_pair_has_both_names() -> None:
+    outputs = [IMAGE, np.repeat(IMAGE, 3, axis=-1)] * 2
+    for name in ("multiplex_postprocess", "multiplex_postprocess_consumer"):
+        np.testing.assert_array_equal(POST_PROCESSES[name](outputs), mesmer_postprocess(outputs))
 
 
 def test_importing_loads_no_part_of_scipy_or_scikit_image() -> None:

@@ -37,11 +37,15 @@ def test_one_channel_repeats_its_edges() -> None:
     np.testing.assert_array_equal(resize(np.full((4, 4, 1), 3, np.float32), (9, 7)), np.full((9, 7, 1), 3))
 
 
-def test_several_channels_fade_to_zero_at_the_border() -> None:
-    result = resize(np.full((4, 4, 2), 8, np.float32), (8, 8))
-    np.testing.assert_array_equal(result[1:-1, 1:-1], np.full((6, 6, 2), 8))
-    np.testing.assert_array_equal(result[0, 1:-1], np.full((6, 2), 6))
-    np.testing.assert_array_equal(result[0, 0], [4.5, 4.5])
+def test_several_channels_fade_to_zero_at_the_border_but_not_below_what_the_image_has() -> None:
+    bright = np.full((4, 4, 2), 8, np.float32)
+    np.testing.assert_array_equal(resize(bright, (8, 8)), np.full((8, 8, 2), 8))
+    dark = bright.copy()
+    dark[2, 2] = 5  # in one place is enough
+    result = resize(dark, (8, 8))
+    np.testing.assert_array_equal(result[1:3, 1:3], np.full((2, 2, 2), 8))
+    np.testing.assert_array_equal(result[0, 1:3], np.full((2, 2), 6))
+    np.testing.assert_array_equal(result[0, 0], [5, 5])
 
 
 def test_bilinear_interpolation_keeps_a_gradient() -> None:

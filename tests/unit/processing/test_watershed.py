@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import scipy
+import skimage as ski
+from hypothesis import given, settings, strategies as st
 
-from redis_consumer.processing import deep_watershed, pixelwise, watershed
+from redis_consumer.processing import deep_watershed, mibi, pixelwise, watershed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -140,3 +142,115 @@ def test_regions_of_interior_are_objects_unless_they_are_small() -> None:
 def test_a_prediction_without_interior_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="pixelwise: the prediction has shape"):
         pixelwise(np.zeros(shape, np.float32))
+
+
+def plain_recipe(maps: list[Map], **given: Any) -> npt.NDArray[Any]:
+    """Return the labels of one frame as scikit-image makes them, step by step."""
+    peak_map, interior = (m[0, ..., 0] for m in maps)
+    if given["maxima_smooth"]:
+        peak_map = scipy.ndimage.gaussian_filter(peak_map, given["maxima_smooth"])
+    if given["interior_smooth"]:
+        interior = scipy.ndimage.gaussian_filter(interior, given["interior_smooth"])
+    if given["pixel_expansion"]:
+        interior = ski.morphology.dilation(interior, np.ones((2 * given["pixel_expansion"] + 1,) * 2))
+    if given["maxima_algorithm"] == "h_maxima":
+        footprint = ski.morphology.disk(given["radius"])
+        seeds = ski.morphology.h_maxima(peak_map, given["maxima_threshold"], footprint=footprint)
+    else:
+        seeds = np.zeros(peak_map.shape, bool)
+        places = ski.feature.peak_local_max(
+            peak_map,
+            min_distance=given["radius"],
+            threshold_abs=given["maxima_threshold"],
+            exclude_border=given["exclude_border"],
+        )
+        seeds[tuple(places.T)] = True
+    labels = ski.segmentation.watershed(
+        -interior, ski.measure.label(seeds, connectivity=2), mask=interior > given["interior_threshold"]
+    )
+    for _ in range(given["label_erosion"]):
+        labels[ski.segmentation.find_boundaries(labels, connectivity=1, mode="inner")] = 0
+    for label in np.unique(labels[labels > 0]):
+        if np.count_nonzero(labels == label) < given["small_objects_threshold"]:
+            labels[labels == label] = 0
+    if given["fill_holes_threshold"]:
+        fill_holes(labels, given["fill_holes_threshold"])
+    relabelled, _, _ = ski.segmentation.relabel_sequential(labels)
+    return np.asarray(relabelled)
+
+
+def fill_holes(labels: npt.NDArray[Any], size: int) -> None:
+    for region in ski.measure.regionprops(labels.copy()):
+        if region.euler_number < 1:
+            patch = labels[region.slice]
+            others = ski.measure.label(patch != region.label, connectivity=1)
+            for other in ski.measure.regionprops(others):
+                if other.area < size:
+                    patch[others == other.label] = region.label
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    given_=st.fixed_dictionaries(
+        {
+            "radius": st.integers(1, 6),
+            "maxima_threshold": st.sampled_from([0.02, 0.1, 0.3]),
+            "interior_threshold": st.sampled_from([0.01, 0.3, 0.5]),
+            "maxima_smooth": st.sampled_from([0, 1]),
+            "interior_smooth": st.sampled_from([0, 1, 2]),
+            "pixel_expansion": st.sampled_from([None, 0, 1, 2]),
+            "label_erosion": st.integers(0, 2),
+            "small_objects_threshold": st.sampled_from([0, 5, 15]),
+            "fill_holes_threshold": st.sampled_from([0, 5, 15]),
+            "maxima_algorithm": st.sampled_from(["h_maxima", "peak_local_max"]),
+            "exclude_border": st.booleans(),
+        }
+    ),
+)
+def test_labels_are_those_of_the_plain_recipe(seed: int, given_: dict[str, Any]) -> None:
+    rng = np.random.default_rng(seed)
+    shape, sigma, steps = rng.integers(1, 70, 2), rng.choice([0, 1, 2, 3]), rng.choice([0, 4, 20, 255])
+    maps = []
+    for _ in range(2):
+        values = scipy.ndimage.gaussian_filter(rng.random(shape), sigma)
+        values = (values - values.min()) / max(np.ptp(values), 1e-9)
+        values = np.minimum(np.round(values * steps) / steps if steps else values, rng.choice([0.6, 1]))
+        maps.append(values.astype(rng.choice(["f4", "f8"]))[None, ..., None])
+    np.testing.assert_array_equal(deep_watershed(maps, **given_)[0, ..., 0], plain_recipe(maps, **given_))
+
+
+@pytest.mark.parametrize("algorithm", ["h_maxima", "peak_local_max"])
+@pytest.mark.parametrize("shape", [(0, 5, 6, 1), (2, 0, 6, 1), (2, 1, 1, 1), (1, 1, 9, 2), (1, 1, 5, 5, 1)])
+def test_small_images_are_labelled_too(shape: tuple[int, ...], algorithm: Any) -> None:
+    maps = [np.zeros(shape, np.float32), np.ones(shape, np.float32)]
+    labels = deep_watershed(
+        maps,
+        maxima_algorithm=algorithm,
+        label_erosion=1,
+        small_objects_threshold=1,
+        fill_holes_threshold=1,
+        pixel_expansion=1,
+    )
+    assert labels.shape == (*shape[:-1], 1)
+    assert not labels.any()
+    if shape[-1] == 1 and len(shape) == 4:
+        classes = np.concatenate([*maps, maps[1]], axis=-1)
+        for function in (watershed, pixelwise):
+            assert function(classes).shape == shape
+
+
+@pytest.mark.parametrize("function", [watershed, pixelwise, mibi])
+def test_predictions_that_are_not_finite_are_refused(function: Any) -> None:
+    prediction = np.zeros((1, 9, 9, 3), np.float32)
+    prediction[0, 4, 4, 0] = np.nan
+    with pytest.raises(ValueError, match=f"{function.__name__}: the prediction holds values that are not finite"):
+        function(prediction)
+
+
+@pytest.mark.parametrize("function", [watershed, pixelwise, mibi])
+def test_classes_may_have_half_precision(function: Any) -> None:
+    prediction = np.zeros((1, 20, 20, 3), np.float16)
+    prediction[..., 0] = 0.2
+    prediction[0, 5:15, 5:15, 1:] = [0.9, 1.0]
+    assert function(prediction).max() == 1

@@ -229,8 +229,12 @@ end
 
 local function tell_parent(job)
   local parent = recorded(job, 'parent')
-  if not parent or redis.call('SREM', open_children_of(parent), job) == 0 or has_open_children(parent) then return end
-  if is_open(parent) and parked(parent) and recorded(parent, 'children') then wake(parent) end
+  if not parent or redis.call('SREM', open_children_of(parent), job) == 0 then return end
+  if not is_open(parent) or not parked(parent) or not recorded(parent, 'children') then return end
+  local all = redis.call('ZCARD', children_of(parent))
+  local final = all - redis.call('SCARD', open_children_of(parent))
+  redis.call('HSET', parent, 'progress', math.floor(100 * final / all))
+  if final == all then wake(parent) end
 end
 
 -- Look after some children of a parked job, and return how many.

@@ -17,8 +17,10 @@ while i <= #ARGV do
       'identity_upload', pod, unpack(ARGV, i + 3, i + 2 + count))
     set_recorded(child, 'parent', parent, 'queue', queue)
     redis.call('ZADD', children_of(parent), place, child)
-    redis.call('SADD', open_children_of(parent), child)
-    push(queue, child, 'back')
+    if is_open(child) then  -- a part that cannot become a job is submitted as one that failed
+      redis.call('SADD', open_children_of(parent), child)
+      push(queue, child, 'back')
+    end
     known = known + 1
   end
   place, i = place + 1, i + 3 + count

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from redis_consumer.archives import Entry
 from redis_consumer.errors import JobRejected, RetryJob
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from redis_consumer.arrays import AnyArray, Labels
 
@@ -87,7 +88,8 @@ def _channels(array: AnyArray) -> Sequence[AnyArray]:
 def entry_stem(name: str) -> str:
     """Return the user's file name without its last extension, as a relative path that stays where it is put."""
     safe = PurePosixPath(safe_name(name) or "image")
-    return str(safe.with_name(safe.stem))
+    # Of "..tif" the stem is ".", which is no name.
+    return str(safe.with_name(safe.stem if safe.stem.strip(".") else "image"))
 
 
 def safe_name(name: str) -> str:
@@ -117,14 +119,21 @@ def _shortened(part: str) -> str:
     return part.encode()[: STEM_BYTES - len(suffix.encode())].decode(errors="ignore") + suffix
 
 
-def _save(image: AnyArray, name: str, folder: str | Path) -> Entry:
-    import tifffile
-
+@contextmanager
+def writing(folder: str | Path, name: str) -> Iterator[Path]:
+    """Give the path of a result in `folder`, which is there then.  RetryJob if the disk is full."""
     path = Path(folder, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Said, because three or four frames or columns would be taken for red, green and blue.
-        tifffile.imwrite(path, np.ascontiguousarray(image, dtype=np.float32), photometric="minisblack")
+        yield path
     except OSError as error:
         raise RetryJob(f"The worker cannot write the result {name!r}: {error.strerror}") from error
+
+
+def _save(image: AnyArray, name: str, folder: str | Path) -> Entry:
+    import tifffile
+
+    with writing(folder, name) as path:
+        # Said, because three or four frames or columns would be taken for red, green and blue.
+        tifffile.imwrite(path, np.ascontiguousarray(image, dtype=np.float32), photometric="minisblack")
     return Entry(str(path), name)

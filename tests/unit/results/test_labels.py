@@ -94,6 +94,7 @@ def test_a_file_that_cannot_be_written_is_not_passed_over(tmp_path: Path) -> Non
         ("../../etc/x.tif", "etc/x"),
         ("/etc/passwd", "etc/passwd"),
         ("..", "image"),
+        ("a/..tif", "a/image"),
         ("", "image"),
         (" ", "image"),
         ("a/../b.tif", "a/b"),

@@ -1,0 +1,78 @@
+"""Seeded watershed, piece by piece of the mask: the basins are scikit-image's, in less than half of its time.
+
+scikit-image takes the pixels of an image from one queue, by height and then by age.  That of a large image does not
+fit into a processor's cache, though most of its pixels have nothing to do with each other.  Here each connected
+piece of the mask is flooded alone, and a piece with one seed not at all.
+
+The result is the same.  Which of two basins gets a pixel between them depends on the order in which the queue takes
+their own pixels, and height and age order those alone as they do amid all others.  But seeds of equal height are of
+equal age too, and the queue takes them in an order that depends on everything else in it.  (Among pixels of one seed
+that changes nothing.)  So where basins touch whose seeds tie, `ties` has to show that the height decided
+between them and not the age; else the whole image is flooded at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy  # both load their parts at their first use
+import skimage as ski
+
+from redis_consumer.processing import ties
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Heights = npt.NDArray[Any]  # floats or signed integers
+    Ids = npt.NDArray[np.integer]
+    LabelImage = npt.NDArray[np.int32]
+    Mask = npt.NDArray[np.bool_]
+
+_CONTESTED = -1
+
+
+def flood(heights: Heights, markers: Ids, mask: Mask) -> LabelImage:
+    """Return basins around `markers`, downhill from edge to edge within `mask`; any rank, ids kept.
+
+    Equal to `skimage.segmentation.watershed(-heights, markers, mask=mask)` in every pixel.  What no marker reaches
+    is 0, and a marker outside the mask does not count.
+    """
+    pieces, count = scipy.ndimage.label(mask)
+    places = np.flatnonzero(markers)
+    places = places[pieces.flat[places] > 0]
+    if not places.size:
+        return np.zeros(mask.shape, np.int32)
+    piece, marker = pieces.flat[places], markers.flat[places]
+    tied = ties.of_seeds(piece, marker, heights.flat[places])
+    if ties.too_many(tied):
+        return _at_once(np.negative(heights), markers, mask)
+    basins = _by_piece(heights, markers, pieces, _owners(piece, marker, count))
+    if ties.may_matter(tied, basins, heights, markers):
+        return _at_once(np.negative(heights), markers, mask)
+    return basins
+
+
+def _at_once(levels: Heights, markers: Ids, mask: Mask) -> LabelImage:
+    basins: LabelImage = ski.segmentation.watershed(levels, markers, mask=mask)
+    return basins
+
+
+def _by_piece(heights: Heights, markers: Ids, pieces: Ids, owners: LabelImage) -> LabelImage:
+    """Flood every piece that has several seeds."""
+    basins: LabelImage = np.maximum(owners, 0)[pieces]
+    boxes = scipy.ndimage.find_objects(pieces)
+    for piece in np.flatnonzero(owners == _CONTESTED).tolist():
+        box = boxes[piece - 1]
+        inside = pieces[box] == piece
+        np.copyto(basins[box], _at_once(np.negative(heights[box]), markers[box], inside), where=inside)
+    return basins
+
+
+def _owners(piece: Ids, marker: Ids, count: int) -> LabelImage:
+    """Return for each of `count` pieces, and the background, its one marker, 0 for none, or that it is contested."""
+    lowest, highest = np.full(count + 1, np.iinfo(np.int32).max, np.int32), np.zeros(count + 1, np.int32)
+    np.minimum.at(lowest, piece, marker)
+    np.maximum.at(highest, piece, marker)
+    highest[lowest < highest] = _CONTESTED
+    return highest
