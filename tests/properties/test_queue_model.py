@@ -146,6 +146,21 @@ class QueueAndModel(RuleBasedStateMachine):
 
         self.both(number, lambda lane, job: len(lane.submit_children(job, children())))
 
+    # Two that get a run far: to parents that are woken by their last child.
+
+    @rule(number=WHICH_LANE, size=st.integers(1, 3))
+    def wait_for_children(self, number: int, size: int) -> None:
+        self.claim(number)
+        self.submit_children(number, size, None, None, {})
+        self.release(number, Place.WAITING, None)
+
+    @rule(number=WHICH_LANE, status=st.sampled_from(sorted(FINAL)), often=st.integers(1, 3))
+    def work_off(self, number: int, status: str, often: int) -> None:
+        for _ in range(often):
+            self.claim(number)
+            self.everything_is_equal()  # children have to be known before they are claimed
+            self.settle(number, {}, status, None)
+
     @rule(number=WHICH_LANE)
     def read_children(self, number: int) -> None:
         if jobs := self.in_hand[number]:
