@@ -10,8 +10,11 @@ from onnx import TensorProto, helper
 from redis_consumer.testing.models import EXAM, EXAM_VERSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
 
 FLOAT, INT64, HALF, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT16, TensorProto.STRING
 
@@ -90,6 +93,96 @@ def save_nuclei(
         [helper.make_tensor_value_info("image", FLOAT, shape)],
         [helper.make_tensor_value_info(head, FLOAT, shape) for head in heads],
         [helper.make_tensor("threshold", FLOAT, [], [threshold])],
+    )
+
+
+def save_mesmer(folder: Path, name: str, version: int, *, size: int | None = 256, threshold: float = 0.3) -> Path:
+    """Write a stand-in for the multiplex model: four heads, of whole cells by channel 1 and nuclei by channel 0.
+
+    Distance is relu(mean of 9 x 9 pixels - `threshold`), the second of the three classes four times that, up to 1.
+    """
+    shape = ["N", size, size, 2]
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["mean"], kernel_shape=[9, 9], pads=[4] * 4, count_include_pad=0),
+        helper.make_node("Sub", ["mean", "threshold"], ["above"]),
+        helper.make_node("Relu", ["above"], ["both_planes"]),
+        helper.make_node("Transpose", ["both_planes"], ["both"], perm=[0, 2, 3, 1]),
+        helper.make_node("Split", ["both"], ["semantic_2", "semantic_0"], axis=3),
+    ]
+    for distance, classes in (("semantic_0", "semantic_1"), ("semantic_2", "semantic_3")):
+        parts = [f"{classes}_{part}" for part in ("steep", "inside", "outside", "edge")]
+        nodes += [
+            helper.make_node("Mul", [distance, "four"], [parts[0]]),
+            helper.make_node("Min", [parts[0], "one"], [parts[1]]),
+            helper.make_node("Sub", ["one", parts[1]], [parts[2]]),
+            helper.make_node("Mul", [parts[1], "none"], [parts[3]]),
+            helper.make_node("Concat", [parts[3], parts[1], parts[2]], [classes], axis=3),
+        ]
+    heads = {"semantic_0": 1, "semantic_1": 3, "semantic_2": 1, "semantic_3": 3}
+    constants = {"threshold": threshold, "four": 4.0, "one": 1.0, "none": 0.0}
+    return _save(
+        folder / name / str(version),
+        nodes,
+        [helper.make_tensor_value_info("image", FLOAT, shape)],
+        [helper.make_tensor_value_info(head, FLOAT, [*shape[:3], n]) for head, n in heads.items()],
+        [helper.make_tensor(constant, FLOAT, [], [value]) for constant, value in constants.items()],
+    )
+
+
+SPOT_HEADS = ("classification", "offset_regression")
+SPOT_OFFSET = (0.25, -0.125)
+"""How far from its pixel each spot is that the stand-in for the spot model finds: rows, columns."""
+
+
+def save_spots(folder: Path, name: str, version: int) -> Path:
+    """Write a stand-in for the spot model: a pixel is as likely a spot as it is bright, from 0 to 1."""
+    shape = ["N", None, None, 1]
+    nodes = [
+        helper.make_node("Sub", ["one", "image"], ["no_spot"]),
+        helper.make_node("Concat", ["no_spot", "image"], ["classification"], axis=3),
+        helper.make_node("Mul", ["classification", "none"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "offset"], ["offset_regression"]),
+    ]
+    return _save(
+        folder / name / str(version),
+        nodes,
+        [helper.make_tensor_value_info("image", FLOAT, shape)],
+        [helper.make_tensor_value_info(head, FLOAT, [*shape[:3], 2]) for head in SPOT_HEADS],
+        [
+            helper.make_tensor("one", FLOAT, [], [1.0]),
+            helper.make_tensor("none", FLOAT, [], [0.0]),
+            helper.make_tensor("offset", FLOAT, [2], SPOT_OFFSET),
+        ],
+    )
+
+
+def save_constants(
+    folder: Path,
+    name: str,
+    version: int,
+    heads: Mapping[str, npt.NDArray[np.float32]],
+    *,
+    size: int | None = None,
+) -> Path:
+    """Write a model that answers every image with the same arrays, whatever it shows: one of each of `heads`."""
+    nodes = [helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0)]
+    nodes.append(helper.make_node("Mul", ["mean", "none"], ["nothing"]))  # shape (N,)
+    constants = [helper.make_tensor("none", FLOAT, [], [0.0])]
+    for head, array in heads.items():
+        shape = helper.make_tensor(f"{head}_shape", INT64, [array.ndim + 1], [-1, *[1] * array.ndim])
+        values = helper.make_tensor(f"{head}_values", FLOAT, array.shape, array.ravel())
+        constants += [shape, values]
+        nodes += [
+            helper.make_node("Reshape", ["nothing", f"{head}_shape"], [f"{head}_nothing"]),
+            helper.make_node("Add", [f"{head}_nothing", f"{head}_values"], [head]),
+        ]
+    return _save(
+        folder / name / str(version),
+        nodes,
+        [helper.make_tensor_value_info("image", FLOAT, ["N", size, size, 1])],
+        [helper.make_tensor_value_info(head, FLOAT, ["N", *array.shape]) for head, array in heads.items()],
+        constants,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,29 @@ class Labels:
     def count(self) -> int:
         """Return the number of objects, all frames and features together."""
         return sum(int(np.count_nonzero(np.unique(plane))) for _, _, plane in self.planes())
+
+
+@dataclass(frozen=True, eq=False)
+class Spots:
+    """Points in an image.
+
+    `points` holds for each frame the spots of it, (N, 2), floats: row and column in pixels, pixel centres at whole
+    numbers; (0, 2) where there is none.  `image` is what they were found in, float32 (T, Y, X, 1).
+    """
+
+    points: tuple[npt.NDArray[np.float64], ...]
+    image: Image
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 4 or self.image.shape[-1] != 1:  # noqa: PLR2004 - the four axes of the layout
+            raise ValueError(f"spots: the image has shape {self.image.shape}: expected is one channel, (T, Y, X, 1)")
+        if len(self.points) != len(self.image) or any(p.ndim != 2 or p.shape[1] != 2 for p in self.points):  # noqa: PLR2004 - rows and columns
+            shapes = [points.shape for points in self.points]
+            raise ValueError(f"spots of shapes {shapes}: expected are {len(self.image)} arrays (N, 2), one a frame")
+
+    def count(self) -> int:
+        """Return the number of spots, all frames together."""
+        return sum(len(points) for points in self.points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +152,10 @@ def _lineage(frames: Mapping[int, tuple[int, ...]], parents: Mapping[int, int]) 
         )
         for label, times in frames.items()
     }
+
+
+Result: TypeAlias = Labels | Spots | AnyArray
+"""What an analysis returns; an array has the axes (T, Y, X, C)."""
 
 
 def as_image(array: AnyArray, axes: str) -> Image:

@@ -7,6 +7,7 @@ next job; if it does not, the worker ends, and its supervisor starts a new one.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import threading
@@ -33,6 +34,7 @@ SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 10.0
 GRACE_SECONDS = 60.0
 """How long a lane has to come back from a job that was taken away.  A prediction under way ends by GRPC_TIMEOUT."""
 MEGABYTE = 10**6
+M_MMAP_THRESHOLD, ARRAY_BYTES = -3, 4 * 2**20
 
 
 @dataclass
@@ -151,6 +153,17 @@ class MemoryLimit:
             return False
         log.warning("The worker stops: it has grown to %.0f MB, MAX_RSS_MB is %g", found, self._megabytes)
         return True
+
+
+def give_arrays_back() -> None:
+    """Have the C library return large arrays to the system as soon as they are freed; glibc only, see mallopt(3).
+
+    It raises its threshold with the first large array that is freed, and keeps the later ones: the memory of a
+    2048 x 2048 job then peaked a third higher.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, ARRAY_BYTES)
 
 
 def resident_bytes() -> int:

@@ -27,7 +27,7 @@ import redis
 import tifffile
 from obstore.store import LocalStore, S3Store
 from tests.acceptance.tap import Tap
-from tests.onnx_models import save_nuclei
+from tests.onnx_models import save_constants, save_mesmer, save_nuclei, save_spots
 
 from redis_consumer.demo.stack import MODELS, Child, Keeper
 from redis_consumer.testing.servers import HOST, free_port, start_redis
@@ -35,6 +35,7 @@ from redis_consumer.testing.servers import HOST, free_port, start_redis
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import numpy.typing as npt
     from tests.acceptance.tap import Command
 
     from redis_consumer.arrays import AnyArray
@@ -245,12 +246,16 @@ class Bench:
 
     def results(self, fields: Mapping[str, str]) -> dict[str, AnyArray]:
         """Return the images of a job's archive by name, in its order; proves what all readers rely on."""
+        return {name: label_image(content) for name, content in self.entries(fields).items()}
+
+    def entries(self, fields: Mapping[str, str]) -> dict[str, bytes]:
+        """Return the files of a job's archive by name, in its order."""
         url, key = fields["output_url"], fields["output_file_name"]
         assert url.endswith(f"/{key}")
         assert re.fullmatch(r"output/[0-9a-f-]{36}\.zip", key)
         with zipfile.ZipFile(io.BytesIO(self.content(url, key))) as archive:
             assert archive.testzip() is None
-            return {name: label_image(archive.read(name)) for name in archive.namelist()}
+            return {name: archive.read(name) for name in archive.namelist()}
 
     def content(self, url: str, key: str) -> bytes:
         if url.startswith("file://"):
@@ -304,7 +309,10 @@ def job_hash(queue: str, input_file_name: str | None, **fields: str | None) -> t
 
 
 def save_models(folder: Path) -> None:
-    """Write stand-ins of the nuclei model.  The latest version sees nothing, so that a result tells who made it."""
+    """Write stand-ins of the models.  The latest of nuclei sees nothing, so that a result tells who made it.
+
+    Of scale and label there are none by the default names: where detection is off, nobody may ask for them.
+    """
     for version in (1, 6):
         save_nuclei(folder, "NuclearSegmentation", version)
     save_nuclei(folder, "NuclearSegmentation", 7, threshold=1e6)
@@ -312,8 +320,41 @@ def save_models(folder: Path) -> None:
     save_nuclei(folder, "FixedSize", 1, size=128)
     save_nuclei(folder, "Membranes", 3)
     save_nuclei(folder, "OneHead", 1, heads=["prediction"])
+    save_mesmer(folder, "MultiplexSegmentation", 9)
+    save_spots(folder, "SpotDetection", 3)
+    save_constants(folder, "FindsScale", 1, {"scale": np.array([0.5], np.float32)}, size=64)
+    save_constants(folder, "FindsLabel", 1, {"label": np.array([0, 1, 0], np.float32)})
+    save_constants(folder, "Classes", 1, {"prediction": one_cell(60, 60)})
+    save_constants(folder, "Boxes", 1, two_boxes(60, 60))
+    save_constants(folder, "BoxesAndDepth", 1, {**two_boxes(60, 60), **shallow(60, 60)})
     if DEMO_MODEL.exists():
         (folder / "Demo").symlink_to(DEMO_MODEL.parents[1])
+
+
+def two_boxes(height: int, width: int) -> dict[str, npt.NDArray[np.float32]]:
+    """Return what RetinaMask predicts for two objects, one in each half of an image: boxes, scores, classes, masks."""
+    half = width // 2
+    heads = {
+        "prediction_0": [[1, 1, half - 2, height - 1], [half + 2, 1, width - 1, height - 1]],
+        "prediction_1": [0.9, 0.8],
+        "prediction_2": [0, 0],
+        "prediction_3": np.full((2, 14, 14, 1), 0.9),
+    }
+    return {name: np.asarray(values, np.float32) for name, values in heads.items()}
+
+
+def one_cell(height: int, width: int) -> npt.NDArray[np.float32]:
+    """Return classes (Y, X, 3) of one round cell: the second is its inside, and the last one too."""
+    rows, columns = np.mgrid[:height, :width]
+    inside = np.exp(-((rows - height / 2) ** 2 + (columns - width / 2) ** 2) / 200)
+    return np.stack([np.full_like(inside, 0.1), inside, inside], axis=-1).astype(np.float32)
+
+
+def shallow(height: int, width: int) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the further outputs of a semantic RetinaMask that sees background only."""
+    steps = np.zeros((height, width, 4), np.float32)
+    steps[..., 0] = 1
+    return {"prediction_4": steps, "prediction_5": steps}
 
 
 def discs(height: int, width: int, *, step: int = 50, radius: int = 12) -> tuple[AnyArray, int]:

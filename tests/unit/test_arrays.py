@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from redis_consumer.arrays import Labels, as_image
+from redis_consumer.arrays import Labels, Spots, as_image
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,25 @@ def test_planes_come_frame_by_frame_and_carry_the_names_of_their_features() -> N
 def test_names_are_one_different_word_for_each_feature(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="features"):
         Labels(np.zeros((1, 2, 2, 2), int), names)
+
+
+def test_spots_are_counted_in_all_frames() -> None:
+    image = np.zeros((3, 4, 5, 1), np.float32)
+    assert Spots((np.zeros((2, 2)), np.zeros((0, 2)), np.zeros((1, 2))), image).count() == 3
+
+
+@pytest.mark.parametrize(
+    ("points", "shape"),
+    [
+        ((np.zeros((2, 2)),), (1, 4, 5, 2)),
+        ((np.zeros((2, 2)),), (4, 5, 1)),
+        ((np.zeros((2, 2)),), (2, 4, 5, 1)),
+        ((np.zeros(2),), (1, 4, 5, 1)),
+        ((np.zeros((2, 3)),), (1, 4, 5, 1)),
+    ],
+)
+def test_spots_are_rows_and_columns_in_each_frame_of_one_channel(
+    points: tuple[np.ndarray, ...], shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match="spots"):
+        Spots(points, np.zeros(shape, np.float32))

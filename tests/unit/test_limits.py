@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import mmap
+import subprocess
+import sys
 import threading
 import zipfile
 from typing import TYPE_CHECKING
@@ -254,3 +256,22 @@ def test_the_limits_of_archives_are_the_operators(tmp_path: Path, monkeypatch: p
         with pytest.raises(JobRejected, match=f"allowed are {value}"):
             list(utils.iter_image_archive(tmp_path / "in.zip", tmp_path / "out"))
         monkeypatch.delenv(f"MAX_ARCHIVE_{name}")
+
+
+FREED = """
+import numpy as np
+from redis_consumer.limits import {prepare}resident_bytes
+{call}
+np.ones(4_000_000)  # glibc learns from it that 32 MB are no reason to ask the system
+kept = [np.ones(1_000_000) for _ in range(10)]
+last = bytearray(100)  # above them on the heap
+before = resident_bytes()
+del kept
+print(before - resident_bytes() > 70_000_000)
+"""
+
+
+def test_arrays_that_are_freed_leave_the_process() -> None:
+    script = FREED.format(prepare="give_arrays_back, ", call="give_arrays_back()")
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "True\n"

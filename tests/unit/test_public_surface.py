@@ -33,8 +33,11 @@ def test_consumers() -> None:
         "Consumer",
         "ImageConsumer",
         "ImageFileConsumer",
+        "MesmerConsumer",
+        "MultiplexConsumer",
         "Predict",
         "SegmentationConsumer",
+        "SpotConsumer",
         "TensorFlowServingConsumer",
         "Tools",
         "ZipFileConsumer",
@@ -44,13 +47,13 @@ def test_consumers() -> None:
 
 
 def test_consumer_types() -> None:
-    assert set(CONSUMERS) == {"image", "segmentation", "zip"}
+    assert set(CONSUMERS) == {"image", "segmentation", "mesmer", "multiplex", "spot", "zip"}
     assert all(issubclass(consumer_type, Consumer) for consumer_type in CONSUMERS.values())
 
 
 def test_arrays() -> None:
     assert {"Labels", "Track", "Tracks", "as_image"} <= public_names(arrays)
-    assert {"AnyArray", "Image"} <= vars(arrays).keys()
+    assert {"AnyArray", "Image", "Result"} <= vars(arrays).keys()
 
 
 def test_job() -> None:

@@ -8,14 +8,22 @@ from redis_consumer.consumers.archive import ZipFileConsumer
 from redis_consumer.consumers.base import Consumer, TensorFlowServingConsumer, Tools
 from redis_consumer.consumers.children import Children, ChildResult
 from redis_consumer.consumers.image import ImageConsumer, Predict, consumer
+from redis_consumer.consumers.mesmer import MesmerConsumer
 from redis_consumer.consumers.segmentation import ImageFileConsumer, SegmentationConsumer
+from redis_consumer.consumers.spot import SpotConsumer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MultiplexConsumer = MesmerConsumer
+"""The name until 2021."""
+
 CONSUMERS: Mapping[str, type[Consumer]] = {
     "image": ImageFileConsumer,
     "segmentation": SegmentationConsumer,
+    "mesmer": MesmerConsumer,
+    "multiplex": MesmerConsumer,
+    "spot": SpotConsumer,
     "zip": ZipFileConsumer,
 }
 """The built-in consumer types, by the value of `CONSUMER_TYPE`."""
@@ -27,8 +35,11 @@ __all__ = [
     "Consumer",
     "ImageConsumer",
     "ImageFileConsumer",
+    "MesmerConsumer",
+    "MultiplexConsumer",
     "Predict",
     "SegmentationConsumer",
+    "SpotConsumer",
     "TensorFlowServingConsumer",
     "Tools",
     "ZipFileConsumer",

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from redis_consumer.arrays import Labels
+from redis_consumer.arrays import Labels, Spots
 from redis_consumer.consumers.account import Account
 from redis_consumer.consumers.base import TensorFlowServingConsumer
 from redis_consumer.consumers.channels import Choice, default_channels, named_channels
@@ -17,17 +18,18 @@ from redis_consumer.consumers.predict import Predictor
 from redis_consumer.consumers.work import Work
 from redis_consumer.images.pixel_size import pixel_size_um
 from redis_consumer.job import ModelId, Status
-from redis_consumer.results import save_labels, save_maps, writing
+from redis_consumer.results import save_labels, save_maps, save_spots, writing
 from redis_consumer.results.extras import FILES, PROVENANCE, Seen, write_extras
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from redis_consumer.archives import Entry
-    from redis_consumer.arrays import AnyArray, Image
+    from redis_consumer.arrays import AnyArray, Image, Result
     from redis_consumer.images import ImageFile
     from redis_consumer.job import Job
+    from redis_consumer.processing.tiling import PadMode
     from redis_consumer.settings.schema import ExtraOutput
 
 
@@ -47,12 +49,14 @@ class ImageConsumer(TensorFlowServingConsumer):
     """Stages that the readers of this queue have no word for."""
     file_name: ClassVar[str] = "{name}_feature_{feature}.tif"
     """Name of each file in the result archive."""
+    stack: ClassVar[bool] = False
+    """Whether a single frame is saved as a stack of one."""
 
     work: Work
     _account: Account
 
-    def analyze(self, image: Image, job: Job) -> Labels | AnyArray:
-        """Return label images for `image`, float32 (T, Y, X, C); or any array of the same axes, saved as it is.
+    def analyze(self, image: Image, job: Job) -> Result:
+        """Return label images or spots of `image`, float32 (T, Y, X, C); or any array of the same axes, saved as it is.
 
         `self.predict` asks the model server.  JobRejected says that the input is at fault.
         """
@@ -68,7 +72,7 @@ class ImageConsumer(TensorFlowServingConsumer):
         with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
             self.work = Work(self.job, tools.jobs, self.storage, folder, unspoken=self.unspoken)
             self._account = Account(tools)
-            picture = self.work.load(tools.settings)
+            picture = self.load()
             image = self.channels(picture)
             # Only the extras look at the whole image again: else what is not analysed need not be kept meanwhile.
             kept = picture if tools.settings.extra_outputs else None
@@ -76,6 +80,10 @@ class ImageConsumer(TensorFlowServingConsumer):
             result = self.analyze(image, self.job)
             self.work.enter(Status.SAVING_RESULTS)
             return self.work.deliver(self._save(result), self.extras(kept, result) if kept else {})
+
+    def load(self) -> ImageFile:
+        """Return the job's image."""
+        return self.work.load(self._tools().settings)
 
     def channels(self, picture: ImageFile) -> Image:
         """Return the channels to analyse, and note which in the job."""
@@ -101,15 +109,26 @@ class ImageConsumer(TensorFlowServingConsumer):
         """Return the field `channels`, cut at its commas."""
         return [part.strip() for part in self.job.get("channels").split(",")]
 
-    def predict_with(self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61) -> list[AnyArray]:
-        """Return the outputs of a model; `cuts` and `field_size` as in `redis_consumer.consumers.predict`."""
+    def predict_with(
+        self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61, pad_mode: PadMode = "reflect"
+    ) -> list[AnyArray]:
+        """Return the outputs of a model; `cuts`, `field_size`, `pad_mode` as in `redis_consumer.consumers.predict`."""
+        with self._predicting(model) as predictor:
+            return predictor(model, image, cuts=cuts, field_size=field_size, pad_mode=pad_mode)
+
+    def predict_whole(self, model: ModelId, image: Image) -> list[AnyArray]:
+        """Return the outputs of a model for whole frames, of any shape (T, ...)."""
+        with self._predicting(model) as predictor:
+            return predictor.whole(model, image)
+
+    @contextmanager
+    def _predicting(self, model: ModelId) -> Iterator[Predictor]:
+        """Give who asks the model server; what readers see of it is written around it."""
         self.work.enter(Status.PREDICTING)
-        predictor = replace(self.predictor(), on_progress=self.work.progress)
         with self._account.watching(model):
-            outputs = predictor(model, image, cuts=cuts, field_size=field_size)
+            yield replace(self.predictor(), on_progress=self.work.progress)
         self.work.note(predict_retries=len(self._tools().retries))
         self.work.enter(Status.POST_PROCESSING)
-        return outputs
 
     def predictor(self) -> Predictor:
         """Return who asks the model server, as the settings have it."""
@@ -135,15 +154,22 @@ class ImageConsumer(TensorFlowServingConsumer):
             written[PROVENANCE] = path
         return written
 
+    def job_model(self) -> ModelId | None:
+        """Return the model that the job names, if it names one."""
+        name = self.job.get("model_name")
+        return self.model_id(name, self.job.get("model_version")) if name else None
+
     def default_model(self) -> ModelId:
         """Return the model of this type, or the setting `NUCLEAR_MODEL`."""
         return ModelId.parse(self.model) if self.model else self._tools().settings.nuclear_model
 
-    def _save(self, result: Labels | AnyArray) -> list[Entry]:
-        folder = self.work.folder / "output"
+    def _save(self, result: Result) -> list[Entry]:
+        name, folder = self.work.name, self.work.folder / "output"
+        if isinstance(result, Spots):
+            return save_spots(result, name, folder)
         if isinstance(result, Labels):
-            return save_labels(result, self.work.name, folder, pattern=self.file_name)
-        return save_maps(result, self.work.name, folder, pattern=self.file_name)
+            return save_labels(result, name, folder, pattern=self.file_name, stack=self.stack)
+        return save_maps(result, name, folder, pattern=self.file_name, stack=self.stack)
 
 
 def consumer(name: str, *, model: str = "") -> Callable[[Analysis], type[ImageConsumer]]:
@@ -154,7 +180,7 @@ def consumer(name: str, *, model: str = "") -> Callable[[Analysis], type[ImageCo
     """
 
     def make(analysis: Analysis) -> type[ImageConsumer]:
-        def analyze(self: ImageConsumer, image: Image, job: Job) -> Labels | AnyArray:
+        def analyze(self: ImageConsumer, image: Image, job: Job) -> Result:
             return analysis(image, job, self.predict)
 
         body = {"__doc__": analysis.__doc__, "__module__": analysis.__module__, "model": model, "analyze": analyze}
@@ -166,5 +192,5 @@ def consumer(name: str, *, model: str = "") -> Callable[[Analysis], type[ImageCo
 class Analysis(Protocol):
     """An image analysis as a function."""
 
-    def __call__(self, image: Image, job: Job, predict: Predict) -> Labels | AnyArray:
+    def __call__(self, image: Image, job: Job, predict: Predict) -> Result:
         """Return the result for `image`, float32 (T, Y, X, C)."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from redis_consumer.errors import JobRejected
 from redis_consumer.models.batching import BatchLimits, batch_size_for, predict_batches
-from redis_consumer.processing.detection import detected_scale, detection_tiles
+from redis_consumer.processing.detection import detected_label, detected_scale, detection_tiles
+from redis_consumer.processing.rescale import resize
 from redis_consumer.processing.tiling import cut, join, tile, untile
 
 if TYPE_CHECKING:
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from redis_consumer.arrays import AnyArray, Image
     from redis_consumer.job import ModelId
     from redis_consumer.models.base import ModelServer, TensorSpec
+    from redis_consumer.processing.tiling import PadMode
 
 WHOLE = 1024
 """A model of free size gets axes up to this size (pixels) whole: no seams, and memory that a GPU has."""
@@ -40,36 +45,70 @@ class Predictor:
     """What the server said about batch sizes, kept for the next image."""
     on_progress: Callable[[float], None] = lambda _: None
 
-    def __call__(self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61) -> list[AnyArray]:
+    def __call__(
+        self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61, pad_mode: PadMode = "reflect"
+    ) -> list[AnyArray]:
         """Return the model's outputs, sorted by name, each float32 (T, Y, X, C) of the image's size.
 
         `cuts` > 0 cuts the image into `cuts` x `cuts` pieces with a margin of half the model's `field_size`;
-        otherwise the model's own input size decides about tiles.  JobRejected if the model takes other images.
+        otherwise the model's own input size decides about tiles, and `pad_mode` what surrounds the image.
+        JobRejected if the model takes other images.
         """
-        spec = only_input(model, self.server.describe(model))
-        height, width, channels = image_axes(model, spec)
-        if channels is not None and channels != image.shape[-1]:
-            raise JobRejected(
-                f"The image has {image.shape[-1]} channels, the model {model} takes {channels}: "
-                "name them in the field 'channels', e.g. '0'"
-            )
+        height, width = self._size(model, image)
         if cuts > 0:
             check_cuts(image.shape, cuts, field_size)
             pieces, grid = cut(image, cuts, field_size)
             return [join(heads, grid) for heads in self._heads(model, pieces)]
         size = (tile_size(image.shape[1], height), tile_size(image.shape[2], width))
-        tiles, tiling = tile(image, size)
-        return [untile(heads, tiling) for heads in self._heads(model, tiles)]
+        tiles, tiling = tile(image, size, pad_mode=pad_mode)
+        heads = deque(self._heads(model, tiles))
+        del tiles
+        # Taken out one by one: they are much larger than what they become.
+        return [untile(heads.popleft(), tiling) for _ in range(len(heads))]
+
+    def whole(self, model: ModelId, image: Image) -> list[AnyArray]:
+        """Return the model's outputs, sorted by name, as they are: one entry for each frame, of any shape.
+
+        For models that predict no images, but boxes.  Frames are sent whole: JobRejected where they are not of the
+        size that the model takes, which `fitted` gives them.
+        """
+        height, width = self._size(model, image)
+        rows, columns = image.shape[1:3]
+        if (height or rows, width or columns) != (rows, columns):
+            raise JobRejected(f"The image has {rows} x {columns} pixels, the model {model} takes {height} x {width}")
+        return list(self._outputs(model, image).values())
+
+    def fitted(self, model: ModelId, image: Image) -> Image:
+        """Return `image` with the rows and columns that the model takes, its own where they are free."""
+        height, width = self._size(model, image)
+        fitting = resize(image, (height or image.shape[1], width or image.shape[2]))
+        return np.asarray(fitting, np.float32)
 
     def detect_scale(self, model: ModelId, image: Image) -> float:
         """Return the zoom that a model of one number for each tile finds for an image (T, Y, X, C).
 
         It sees as many of the first channels as it takes.  ValueError where its numbers are not finite.
         """
+        return detected_scale(self._detections(model, image))
+
+    def detect_label(self, model: ModelId, image: Image) -> int:
+        """Return the class that a model of scores for each tile finds for an image, as `detect_scale` does."""
+        return detected_label(self._detections(model, image))
+
+    def _detections(self, model: ModelId, image: Image) -> AnyArray:
         height, width, channels = image_axes(model, only_input(model, self.server.describe(model)))
         size = (height or DETECTION_TILE, width or DETECTION_TILE)
-        tiles = detection_tiles(image[..., :channels], size)
-        return detected_scale(next(iter(self._outputs(model, tiles).values())))
+        return next(iter(self._outputs(model, detection_tiles(image[..., :channels], size)).values()))
+
+    def _size(self, model: ModelId, image: Image) -> tuple[int | None, int | None]:
+        """Return the rows and columns that the model takes, None where free; JobRejected for other channels."""
+        height, width, channels = image_axes(model, only_input(model, self.server.describe(model)))
+        if channels is not None and channels != image.shape[-1]:
+            raise JobRejected(
+                f"The image has {image.shape[-1]} channels, the model {model} takes {channels}: "
+                "name them in the field 'channels', e.g. '0'"
+            )
+        return height, width
 
     def _outputs(self, model: ModelId, tiles: AnyArray) -> dict[str, AnyArray]:
         return predict_batches(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from redis_consumer.archives import zip_files
 from redis_consumer.images import ImageFile, ImageLimits, read_image
+from redis_consumer.images.axes import CHANNELS, FRAMES
 from redis_consumer.job import Status
 from redis_consumer.results import safe_name
 
@@ -162,3 +163,14 @@ def described(picture: ImageFile) -> dict[str, FieldValue]:
         "image_shape": ",".join(map(str, picture.shape)),
     }
     return {**fields, "image_others": picture.others} if picture.others else fields
+
+
+def dim_order(picture: ImageFile) -> str:
+    """Return the field `dim_order`: the axes of the file for DeepCell Label, which opens the same file.
+
+    In the file's order, those of length 1 left out, in the letters that the Kiosk's page uses: Y, X, C, and B for
+    frames of any kind.
+    """
+    letters = {**dict.fromkeys(FRAMES, "B"), **dict.fromkeys(CHANNELS, "C"), "Y": "Y", "X": "X"}
+    long = zip(picture.axes, picture.shape, strict=True)
+    return "".join(letters[letter] for letter, size in long if size > 1 or letter in "YX")

@@ -36,6 +36,7 @@ from redis_consumer.processing.watershed import deep_watershed, watershed
 __all__ = [
     "POST_PROCESSES",
     "PRE_PROCESSES",
+    "TAKE_BOXES",
     "TAKE_SIZE",
     "CutGrid",
     "PostProcess",
@@ -64,6 +65,7 @@ __all__ = [
     "retinanet_semantic",
     "sampled_tiles",
     "scaled_size",
+    "takes_boxes",
     "tile",
     "untile",
     "warm_up",
@@ -103,6 +105,9 @@ POST_PROCESSES: Mapping[str, PostProcess] = {
 TAKE_SIZE = frozenset({"retinanet"})
 """Names of functions that take the rows and columns of the image as well, by the keyword `size`."""
 
+TAKE_BOXES = frozenset({"retinanet", "retinanet-semantic"})
+"""Names of functions whose model predicts boxes in whole frames, no image."""
+
 MOST_STEPS = 20
 """In one field of a job."""
 
@@ -140,6 +145,11 @@ def chain(
         return result  # type: ignore[no-any-return]  # the table's functions say what they return
 
     return run
+
+
+def takes_boxes(names: str) -> bool:
+    """Return whether one of these steps needs what is predicted for whole frames (`TAKE_BOXES`)."""
+    return any(name.strip() in TAKE_BOXES for name in names.split(","))
 
 
 def warm_up() -> None:

@@ -1,7 +1,8 @@
 """Results as files: label images as TIFFs, named and written the way the readers of the Kiosk expect.
 
-Every file is a float32 TIFF, uncompressed, as tifffile writes it by default; each label a whole number, exact up to
-2**24.  Knows no jobs and no models; tifffile is imported with the first file.
+A label image is a float32 TIFF, uncompressed, as tifffile writes it by default; each label a whole number, exact up
+to 2**24.  Spots are an NPY file, and a picture of them.  Knows no jobs and no models; tifffile is imported with the
+first file.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import numpy as np
 
 from redis_consumer.archives import Entry
 from redis_consumer.errors import JobRejected, RetryJob
+from redis_consumer.spots.picture import spot_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from redis_consumer.arrays import AnyArray, Labels
+    from redis_consumer.arrays import AnyArray, Labels, Spots
 
 PER_FEATURE = "{name}_feature_{feature}.tif"
 PER_BATCH_AND_FEATURE = "{name}_batch_{batch}_feature_{feature}.tif"
@@ -66,6 +68,23 @@ def save_maps(
     return [
         _save(frames if stack or len(frames) > 1 else frames[0], pattern.format(name=stem, feature=feature), folder)
         for feature, frames in enumerate(images)
+    ]
+
+
+def save_spots(spots: Spots, name: str, folder: str | Path) -> list[Entry]:
+    """Write two files for each frame of `spots`: a picture ``<name>_<frame>.tif``, the points ``<name>_<frame>.npy``.
+
+    The picture (Y, X, 3), uint8, is for people.  The points are float64 (N, 2), row and column, N may be 0.  Names,
+    order and errors as for `save_maps`.
+    """
+    stem = entry_stem(name)
+    return [
+        entry
+        for frame, points in enumerate(spots.points)
+        for entry in (
+            _save_picture(spot_picture(spots.image[frame, ..., 0], points), f"{stem}_{frame}.tif", folder),
+            _save_points(points, f"{stem}_{frame}.npy", folder),
+        )
     ]
 
 
@@ -136,4 +155,18 @@ def _save(image: AnyArray, name: str, folder: str | Path) -> Entry:
     with writing(folder, name) as path:
         # Said, because three or four frames or columns would be taken for red, green and blue.
         tifffile.imwrite(path, np.ascontiguousarray(image, dtype=np.float32), photometric="minisblack")
+    return Entry(str(path), name)
+
+
+def _save_picture(image: AnyArray, name: str, folder: str | Path) -> Entry:
+    import tifffile
+
+    with writing(folder, name) as path:
+        tifffile.imwrite(path, image, photometric="rgb")
+    return Entry(str(path), name)
+
+
+def _save_points(points: AnyArray, name: str, folder: str | Path) -> Entry:
+    with writing(folder, name) as path:
+        np.save(path, points, allow_pickle=False)
     return Entry(str(path), name)

@@ -257,16 +257,28 @@ class Settings:
         kinds.positive(), 0.1, "Smallest zoom a job may ask for", group=Group.IMAGES, default_text="1 / MAX_SCALE"
     )
     scale_detect_enabled: bool = setting(
-        kinds.boolean(), False, "Let a model find the zoom of jobs that name none", group=Group.IMAGES
+        kinds.boolean(),
+        False,
+        "Let a model find the zoom of jobs that name none",
+        group=Group.IMAGES,
+        used_by=(*_WHOLE_CELLS, *_MESMER),
     )
     scale_detect_model: ModelId = setting(
-        kinds.model(), ModelId("ScaleDetection", 1), "The model that finds it", group=Group.IMAGES
+        kinds.model(),
+        ModelId("ScaleDetection", 1),
+        "The model that finds it",
+        group=Group.IMAGES,
+        used_by=(*_WHOLE_CELLS, *_MESMER),
     )
     label_detect_enabled: bool = setting(
-        kinds.boolean(), False, "Let a model find what jobs without `label` show", group=Group.IMAGES
+        kinds.boolean(),
+        False,
+        "Let a model find what jobs without `label` show",
+        group=Group.IMAGES,
+        used_by=("image",),
     )
     label_detect_model: ModelId = setting(
-        kinds.model(), ModelId("LabelDetection", 1), "The model that finds it", group=Group.IMAGES
+        kinds.model(), ModelId("LabelDetection", 1), "The model that finds it", group=Group.IMAGES, used_by=("image",)
     )
 
     # Models by what they look at.

@@ -44,10 +44,12 @@ class StorageOptions:
     access_key_id: str = field(default="", repr=False)
     secret_access_key: str = field(default="", repr=False)
     connect_seconds: float = 5.0
-    stall_seconds: float = 30.0
+    stall_seconds: float = 15.0
     """How long a download may stand still."""
-    transfer_seconds: float = 600.0
-    """How long one transfer may take as a whole."""
+    download_seconds: float = 600.0
+    """How long a download may take as a whole."""
+    request_seconds: float = 120.0
+    """How long any other request may take, an upload's part among them: the answer to one may never come."""
     retry_seconds: float = 60.0
     """How long an operation is tried again before the job is given back."""
     max_backoff: float = 60.0
@@ -63,7 +65,7 @@ def open_client(bucket: Bucket, options: StorageOptions, extra: ClientConfig) ->
     """Build the client.  obstore itself retries nothing: its default blocks a lane for up to three minutes."""
     client: ClientConfig = {
         "connect_timeout": timedelta(seconds=options.connect_seconds),
-        "timeout": timedelta(seconds=options.transfer_seconds),
+        "timeout": timedelta(seconds=options.request_seconds),
         **extra,
     }
     if options.endpoint.startswith("http://"):

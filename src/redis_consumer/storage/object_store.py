@@ -34,14 +34,14 @@ from redis_consumer.storage.keys import Addresses, Bucket, Cloud, check_key, loc
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from obstore.store import ObjectStore
+    from obstore.store import ClientConfig, ObjectStore
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-ONE_PUT_BYTES = 256 * 2**20
-"""Larger files go up in parts; up to here one PUT is faster and needs this much memory."""
+ONE_PUT_BYTES = 64 * 2**20
+"""Larger files go up in parts, each with a time limit; up to here one PUT is faster and needs this much memory."""
 PART_BYTES = 16 * 2**20
 CHUNK_BYTES = 4 * 2**20
 REMOVED_AT_A_TIME = 1000
@@ -63,7 +63,11 @@ class ObjectStorage:
         self._options = options
         self._signed = _wants_signed(bucket, options)
         # reqwest counts a slow upload as a stalled read, so only the reader gets a limit for standing still.
-        self._reader = open_client(bucket, options, {"read_timeout": timedelta(seconds=options.stall_seconds)})
+        limits: ClientConfig = {
+            "read_timeout": timedelta(seconds=options.stall_seconds),
+            "timeout": timedelta(seconds=options.download_seconds),
+        }
+        self._reader = open_client(bucket, options, limits)
         self._writer = self._reader if bucket.cloud is Cloud.MEMORY else open_client(bucket, options, {})
         self._publisher = self._writer
         self.public_results = bucket.cloud is Cloud.GCS and options.acl != "private" and not self._signed

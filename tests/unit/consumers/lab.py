@@ -86,7 +86,7 @@ class Result:
 
     fields: dict[str, str]
     files: dict[str, AnyArray]
-    """The label images or maps by their names in the archive, in its order."""
+    """The arrays by their names in the archive, in its order: label images, maps, pictures, points."""
 
     @property
     def reason(self) -> str:
@@ -145,7 +145,14 @@ class Lab:
         """Return the files of a job's result."""
         path = self.storage.download(fields["output_file_name"], self.folder / "results")
         with zipfile.ZipFile(path) as archive:
-            return {name: tifffile.imread(io.BytesIO(archive.read(name))) for name in archive.namelist()}
+            return {name: array_of(name, archive.read(name)) for name in archive.namelist()}
+
+
+def array_of(name: str, content: bytes) -> AnyArray:
+    """Return the array of a result's file."""
+    file = io.BytesIO(content)
+    array: AnyArray = np.load(file, allow_pickle=False) if name.endswith(".npy") else tifffile.imread(file)
+    return array
 
 
 def checkers(shape: tuple[int, ...]) -> Image:

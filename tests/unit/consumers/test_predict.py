@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redis_consumer.arrays import AnyArray
+    from redis_consumer.processing.tiling import PadMode
 
 MODEL = ModelId("M", 1)
 
@@ -145,3 +146,39 @@ class TestRefusals:
         models.add("M:1", same)
         with pytest.raises(ModelNotFound, match="M:2"):
             predictor(models)(ModelId("M", 2), checkers((1, 8, 8, 1)))
+
+
+class TestWhole:
+    """Models that predict boxes, or one thing of a whole frame."""
+
+    def test_outputs_of_any_shape_come_back_sorted_by_name(self, models: Models) -> None:
+        models.add("M:1", lambda image: {"b": image.sum((1, 2)), "a": image[:, :3, :1, 0]})
+        image = checkers((2, 2000, 40, 1))
+        a, b = predictor(models).whole(MODEL, image)
+        np.testing.assert_array_equal(a, image[:, :3, :1, 0])
+        np.testing.assert_allclose(np.asarray(b, np.float32), image.sum((1, 2)))
+        assert {seen.shape[1:] for _, seen in models.seen} == {(2000, 40, 1)}
+
+    @pytest.mark.parametrize(
+        ("shape", "size"),
+        [((None, 16, 24, 1), (16, 24)), ((None, None, None, 1), (30, 40)), ((None, 16, None, 1), (16, 40))],
+    )
+    def test_an_image_is_fitted_to_what_the_model_takes(
+        self, models: Models, shape: tuple[int | None, ...], size: tuple[int, int]
+    ) -> None:
+        models.add("M:1", same, shape)
+        fitting = predictor(models).fitted(MODEL, checkers((1, 30, 40, 1)))
+        assert (fitting.shape, fitting.dtype) == ((1, *size, 1), np.dtype(np.float32))
+        assert predictor(models).whole(MODEL, fitting)[0].shape == fitting.shape
+
+    def test_frames_of_another_size_are_refused(self, models: Models) -> None:
+        models.add("M:1", same, (None, 16, 24, 1))
+        with pytest.raises(JobRejected, match="The image has 30 x 40 pixels, the model M:1 takes 16 x 24"):
+            predictor(models).whole(MODEL, checkers((1, 30, 40, 1)))
+
+
+@pytest.mark.parametrize("pad_mode", ["reflect", "constant"])
+def test_the_caller_says_what_surrounds_the_image(models: Models, pad_mode: PadMode) -> None:
+    models.add("M:1", same, (None, 32, 32, 1))
+    predictor(models)(MODEL, 1 + checkers((1, 40, 40, 1)), pad_mode=pad_mode)
+    assert (models.seen[0][1][0, 0, 0] == 0).all() == (pad_mode == "constant")

@@ -7,9 +7,10 @@ import pytest
 import tifffile
 
 from redis_consumer.archives import name_fault
-from redis_consumer.arrays import Labels
+from redis_consumer.arrays import Labels, Spots
 from redis_consumer.errors import JobRejected, RetryJob
-from redis_consumer.results import PER_BATCH_AND_FEATURE, entry_stem, save_channels, save_labels
+from redis_consumer.results import PER_BATCH_AND_FEATURE, entry_stem, save_channels, save_labels, save_spots
+from redis_consumer.spots import spot_picture
 
 
 def labels(*shape: int) -> Labels:
@@ -131,3 +132,16 @@ def test_channels_become_files(tmp_path: Path) -> None:
     for channel, path in enumerate(paths):
         np.testing.assert_array_equal(tifffile.imread(path), array[..., channel].astype(np.float32))
     assert tifffile.imread(save_channels(array[..., 0], "flat", tmp_path)[0]).shape == (3, 4)
+
+
+def test_spots_are_a_picture_and_points_for_each_frame(tmp_path: Path) -> None:
+    image = np.zeros((2, 30, 20, 1), np.float32)
+    image[0, 5, 7] = 9
+    spots = Spots((np.array([[5.25, 7.5]]), np.empty((0, 2))), image)
+    entries = save_spots(spots, "a/b.c.tif", tmp_path)
+    assert [name for _, name in entries] == ["a/b.c_0.tif", "a/b.c_0.npy", "a/b.c_1.tif", "a/b.c_1.npy"]
+    for frame, points in enumerate(spots.points):
+        np.testing.assert_array_equal(np.load(tmp_path / f"a/b.c_{frame}.npy", allow_pickle=False), points)
+        with tifffile.TiffFile(tmp_path / f"a/b.c_{frame}.tif") as file:
+            assert file.pages.first.compression == tifffile.COMPRESSION.NONE
+            np.testing.assert_array_equal(file.asarray(), spot_picture(image[frame, ..., 0], points))

@@ -1,0 +1,115 @@
+"""Tissue, as the Kiosk's queue `mesmer` (once `multiplex`) does it: whole cells and nuclei from two stains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+
+from redis_consumer.arrays import Labels
+from redis_consumer.consumers.channels import Choice, default_channels, named_channels
+from redis_consumer.consumers.segmentation import ImageFileConsumer, check_zoom, understood, unzoomed, zoomed
+from redis_consumer.consumers.work import dim_order
+from redis_consumer.errors import JobRejected
+from redis_consumer.images.axes import FRAMES
+from redis_consumer.job import ModelId, Status
+from redis_consumer.processing import mesmer_postprocess, multiplex_preprocess
+from redis_consumer.settings.schema import Compartment
+
+if TYPE_CHECKING:
+    from redis_consumer.arrays import Image, Result
+    from redis_consumer.images import ImageFile
+    from redis_consumer.job import Job
+
+STAINS = ("nuclei", "membrane or cytoplasm")
+"""What the model's two channels show."""
+
+
+class MesmerConsumer(ImageFileConsumer):
+    """One label image for each compartment: whole cells, nuclei, or both in this order.
+
+    Fields of the job, each with a default where it is blank: `channels` (two, `STAINS` in this order; else the
+    first two), `compartment`, `scale`, `model_name` and `model_version`, `dimension_order`.
+    """
+
+    unspoken = frozenset({Status.POST_PROCESSING})
+    stack = True
+
+    def load(self) -> ImageFile:
+        """Return the job's image; pages that nobody explains are its channels."""
+        picture = super().load()
+        if not self.job.get("dimension_order"):
+            picture = pages_as_channels(picture)
+        self.work.note(image_axes=picture.axes, image_axes_from=picture.axes_from, dim_order=dim_order(picture))
+        return picture
+
+    def choose(self, picture: ImageFile) -> Choice:
+        """Return the two channels that the job names by index or name, else the first two."""
+        wanted = [part for part in self.channel_parts() if part]
+        if wanted:
+            check_stains(len(wanted), "The field 'channels' names")
+            return named_channels(wanted, picture)
+        choice = default_channels(picture)
+        if len(choice.positions) > len(STAINS):
+            return Choice(choice.positions[: len(STAINS)], "rule")
+        check_stains(len(choice.positions), f"The image {picture.name!r} has")
+        return choice
+
+    def analyze(self, image: Image, job: Job) -> Result:
+        """Find the compartments that the job asks for; the result has the size of `image`."""
+        settings = self._tools().settings
+        compartment = checked_compartment(job.get("compartment", settings.mesmer_compartment))
+        scale = self.scale(job, image)
+        check_zoom([image], scale, settings.max_image_pixels)
+        self.work.parameters |= {"compartment": compartment, "scale": scale}
+        ready = understood(multiplex_preprocess, zoomed(image, scale))
+        outputs = self.predict_with(self.job_model() or self.default_model(), ready, pad_mode="constant")
+        found = understood(partial(mesmer_postprocess, compartment=compartment), outputs)
+        names = ("whole-cell", "nuclear") if compartment == "both" else (compartment,)
+        return Labels(np.asarray(unzoomed(found, image.shape[1:3]), found.dtype), names)
+
+    def default_model(self) -> ModelId:
+        """Return the model of this type, or the setting `MESMER_MODEL`."""
+        return ModelId.parse(self.model) if self.model else self._tools().settings.mesmer_model
+
+
+def pages_as_channels(picture: ImageFile) -> ImageFile:
+    """Return an image of one channel and several frames, of which the job says nothing, as one of several channels.
+
+    Tissue comes as one field in many stains, mostly as a page each.  Of an image that says nothing the shortest of the
+    three axes is that of the channels.  Of one that says it has frames these are, where there are two: many programs
+    save two stains as two slices.
+    """
+    frames, _, _, channels = picture.stored.shape
+    silent = picture.axes_from == "rule"
+    two_slices = picture.axes_from == "metadata" and frames == len(STAINS)
+    if channels > 1 or frames == 1 or not (silent or two_slices):
+        return picture
+    axis = int(np.argmin(picture.stored.shape[:3])) if silent else 0
+    stored = np.moveaxis(picture.stored[..., 0], axis, -1)[np.newaxis]
+    named = ["Y", "X"]
+    named.insert(axis, "C")
+    letters = dict(zip("TYX", named, strict=True))
+    axes = "".join(
+        letters["T" if letter in FRAMES else letter] if size > 1 else letter
+        for letter, size in zip(picture.axes, picture.shape, strict=True)
+    )
+    return replace(picture, stored=stored, axes=axes, axes_from="rule")
+
+
+def checked_compartment(text: str) -> Compartment:
+    """Return `text` as a compartment; JobRejected tells what is allowed."""
+    allowed: tuple[Compartment, ...] = get_args(Compartment)
+    for compartment in allowed:
+        if compartment == text:
+            return compartment
+    raise JobRejected(f"The field 'compartment' is {text!r}: allowed are {', '.join(allowed)}")
+
+
+def check_stains(count: int, given: str) -> None:
+    """JobRejected, beginning with `given`, where these are not two channels."""
+    if count != len(STAINS):
+        channels = "channel" if count == 1 else "channels"
+        raise JobRejected(f"{given} {count} {channels}: expected are {len(STAINS)}, {' and '.join(STAINS)}")
