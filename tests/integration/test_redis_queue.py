@@ -8,21 +8,24 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+import redis
 from hypothesis import given, settings, strategies as st
 
 from redis_consumer.errors import LeaseLost, QueueUnavailable
-from redis_consumer.queues.base import Place
-from redis_consumer.queues.lua import _text
+from redis_consumer.queues.base import Child, Place
+from redis_consumer.queues.lua import Scripts, _text
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
+from redis_consumer.queues.redis_admin import RedisJobAdmin
 from redis_consumer.queues.sweeper import FORGET_MILLISECONDS, RedisSweeper
 from redis_consumer.redis import RedisClient
 from redis_consumer.testing.servers import Server, start_redis
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from redis_consumer.job import Job
@@ -31,6 +34,7 @@ QUEUE = "segmentation"
 OWN_LIST = "processing-segmentation:lane-1:pod-1"
 LONG = 20.0
 LEASES, SEEN, LISTS = "redis-consumer:leases", "redis-consumer:seen", "redis-consumer:lists"
+DUE = "redis-consumer:due"
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +282,19 @@ class TestJanitor:
             lane.settle(job, "done", {})
         other.settle(theirs, "done", {})
 
+    def test_a_job_is_found_though_it_took_the_entry_before_the_claim_and_died(
+        self, client: RedisClient, lane: RedisJobQueue
+    ) -> None:
+        lane.claim(timeout=0)
+        key = "segmentation:cells.tif:1"  # of the frontend: nobody registered it
+        client.hset(key, "status", "new")
+        assert lane._claim(key) is None
+        sweep = sweeper(client)
+        for _ in range(3):
+            sweep.sweep()
+            time.sleep(0.01)
+        assert client.lrange(QUEUE, 0, -1) == [key]
+
     def test_a_job_is_found_though_the_janitor_died_with_its_entry(
         self, client: RedisClient, lane: RedisJobQueue
     ) -> None:
@@ -289,7 +306,148 @@ class TestJanitor:
         assert client.lrange(QUEUE, 0, -1) == [key]
 
 
+class TestRegistry:
+    """A job that we put into a queue is found again, though a lane and the janitor died over its entry."""
+
+    def test_a_job_that_is_claimed_leaves_it(self, client: RedisClient, lane: RedisJobQueue) -> None:
+        submit(client)
+        claimed(lane)
+        assert client.keys("redis-consumer:submitted:*") == []
+
+    def test_a_job_that_was_never_claimed_comes_back(self, client: RedisClient, lane: RedisJobQueue) -> None:
+        lane.claim(timeout=0)
+        key = submit(client)
+        assert swept_after_a_loss(client) == [key]
+
+    def test_a_parent_that_was_woken_comes_back_with_its_own_word(
+        self, client: RedisClient, lane: RedisJobQueue
+    ) -> None:
+        key = submit(client)
+        lane.update(parent := claimed(lane), {"status": "my-own-word"})
+        lane.release(parent, Place.WAITING, seconds=0)
+        sweeper(client).sweep()
+        assert swept_after_a_loss(client) == [key]
+
+    def test_a_job_that_an_original_consumer_took_is_left_to_it(self, client: RedisClient, lane: RedisJobQueue) -> None:
+        lane.claim(timeout=0)
+        key = submit(client)
+        client.hset(key, "status", "started")
+        assert swept_after_a_loss(client) == []
+
+
+def swept_after_a_loss(client: RedisClient) -> list[str]:
+    """Lose the entry at the exit, and return what stands in the queue some turns later."""
+    sweep = sweeper(client)
+    sweep.sweep()
+    client.rpop(QUEUE)
+    for _ in range(3):
+        sweep.sweep()
+        time.sleep(0.01)
+    entries: list[str] = client.lrange(QUEUE, 0, -1)
+    return entries
+
+
+class TestChildren:
+    def test_a_failover_that_undid_some_is_noticed(
+        self, client: RedisClient, lane: RedisJobQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("redis_consumer.queues.redis.CHILDREN_AT_A_TIME", 2)
+        key = submit(client)
+        parent = claimed(lane)
+        children = [Child(QUEUE, f"{i}.tif", {}) for i in range(3)]
+
+        def failing_over() -> Iterator[Child]:
+            yield from children[:2]
+            client.delete(f"redis-consumer:children:{key}", f"redis-consumer:open-children:{key}", QUEUE)
+            yield children[2]
+
+        with pytest.raises(QueueUnavailable, match="forgot children"):
+            lane.submit_children(parent, failing_over())
+        assert client.hget(f"redis-consumer:job:{key}", "children") is None
+        keys = lane.submit_children(parent, children)
+        assert [name.split(":")[1] for name in keys] == [child.name for child in children]
+
+    def test_the_end_of_the_last_wakes_no_parent_that_has_not_submitted_all(
+        self, client: RedisClient, lane: RedisJobQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("redis_consumer.queues.redis.CHILDREN_AT_A_TIME", 1)
+
+        def torn() -> Iterator[Child]:
+            yield Child(QUEUE, "x.tif", {})
+            raise OSError("a broken archive")
+
+        submit(client)
+        parent = claimed(lane)
+        with pytest.raises(OSError, match="broken"):
+            lane.submit_children(parent, torn())
+        lane.release(parent, Place.LATER, seconds=1000)
+        lane.settle(claimed(lane), "done", {})
+        assert lane.claim(timeout=0) is None
+
+    def test_many_parents_are_looked_after_by_and_by(self, client: RedisClient, lane: RedisJobQueue) -> None:
+        """The server does nothing else meanwhile."""
+        for number in range(8):
+            submit(client, f"{number}.zip")
+            parent = claimed(lane)
+            lane.submit_children(parent, [Child("others", "x.tif", {})] * 200)
+            lane.release(parent, Place.WAITING)
+        run_out(client, DUE)
+        left = []
+        while overdue := client.zcount(DUE, "-inf", 1):
+            left.append(overdue)
+            lane.claim(timeout=0)
+        assert left == [8, 3]
+
+    def test_they_are_remembered_as_long_as_their_parent_is_worked_on(
+        self, client: RedisClient, lane: RedisJobQueue
+    ) -> None:
+        key = submit(client)
+        lane.submit_children(parent := claimed(lane), [Child(QUEUE, "x.tif", {})])
+        lane.release(parent, Place.WAITING)
+        lane.settle(claimed(lane), "done", {})
+        client.expire(f"redis-consumer:children:{key}", 100)
+        assert claimed(lane).key == key
+        assert client.ttl(f"redis-consumer:children:{key}") > 3600
+
+    def test_those_that_are_submitted_during_a_cancel_are_cancelled(
+        self, client: RedisClient, lane: RedisJobQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        submit(client)
+        parent = claimed(lane)
+        keys: list[str] = []
+        admin = RedisJobAdmin(client)
+        run = admin._scripts.run
+
+        def late(*arguments: Any, **more: Any) -> Any:
+            if not keys:
+                keys.extend(lane.submit_children(parent, [Child(QUEUE, "x.tif", {})]))
+            return run(*arguments, **more)
+
+        monkeypatch.setattr(admin._scripts, "run", late)
+        assert admin.cancel(parent.key, by="me") == [parent.key, *keys]
+
+
+def test_a_replayed_job_does_not_expire(client: RedisClient, lane: RedisJobQueue) -> None:
+    key = submit(client)
+    lane.settle(claimed(lane), "failed", {"reason": "x"})
+    client.expire(key, 3600)  # as the web page does once it has seen the end
+    RedisJobAdmin(client).replay(key, by="me")
+    assert client.ttl(key) == -1
+
+
 class TestSweep:
+    def test_a_turn_soon_after_another_is_left_out(self, client: RedisClient, lane: RedisJobQueue) -> None:
+        sweeps = [RedisSweeper(client, lease_seconds=30, clock=count(step=31).__next__) for _ in range(2)]
+        for sweep in sweeps:
+            assert sweep.sweep() == 0  # the first look
+        submit(client)
+        claimed(lane)
+        assert sweeps[0].sweep() == 0
+        run_out(client, LEASES)
+        assert [sweep.sweep() for sweep in sweeps] == [0, 0]
+        client.set("redis-consumer:swept", 2**50)  # the clock of the server before this one was ahead
+        assert sweeps[1].sweep() == 1
+
     def test_a_job_of_a_dead_lane_comes_back(self, client: RedisClient, lane: RedisJobQueue) -> None:
         key = submit(client)
         claimed(lane)
@@ -415,6 +573,22 @@ class TestOutage:
             assert client.hget(key, "output_url") == "https://host/x.zip"
             client.close()
 
+    def test_a_settle_that_never_works_does_not_hold_up_the_lane(
+        self, client: RedisClient, lane: RedisJobQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = submit(client)
+        run = lane._scripts.run
+
+        def broken(name: str, *keys: str, **more: Any) -> Any:
+            if name == "settle":
+                raise redis.ResponseError("a fault of ours")
+            return run(name, *keys, **more)
+
+        monkeypatch.setattr(lane._scripts, "run", broken)
+        with pytest.raises(redis.ResponseError):
+            lane.settle(claimed(lane), "done", {})
+        assert claimed(lane).key == key
+
     def test_a_server_that_forgot_its_scripts_is_told_them_again(
         self, client: RedisClient, lane: RedisJobQueue
     ) -> None:
@@ -453,6 +627,26 @@ def cut_blocked(client: RedisClient) -> None:
 
 
 class TestReplicas:
+    def test_what_is_asked_again_writes_again_or_wait_would_not_wait(self, client: RedisClient) -> None:
+        scripts = Scripts(client)
+        key = f"{QUEUE}:x.tif:1"
+        token, failure = "t", "{}"
+        client.lpush(OWN_LIST, key)
+
+        def ask(name: str, *keys: str, args: Sequence[object]) -> None:
+            for _ in range(2):
+                before = client.info("persistence")["rdb_changes_since_last_save"]
+                scripts.run(name, *keys, args=args)
+                assert client.info("persistence")["rdb_changes_since_last_save"] > before, name
+
+        ask("submit", key, QUEUE, args=["host"])
+        ask("claim", key, OWN_LIST, args=[token, "pod-1", "1", 30000, 5])
+        ask("submit_children", key, args=[token, "pod-1", 0, 1])
+        ask("release", key, args=[token, "pod-1", "front", 0, 5, "how", failure])
+        client.lpush(OWN_LIST, key)
+        ask("claim", key, OWN_LIST, args=["t2", "pod-1", "1", 30000, 5])
+        ask("settle", key, args=["t2", "pod-1", "done", failure])
+
     def test_a_write_that_no_replica_confirms_is_no_answer(self, tmp_path: Path) -> None:
         with start_redis(tmp_path / "master", 0, "--repl-diskless-sync-delay", "0") as master:
             client = RedisClient(master.host, master.port)

@@ -93,7 +93,10 @@ class JobAdmin(Protocol):
         """Return the queues that somebody serves or served lately, by name."""
 
     def find(self, queue: str, place: str, *, limit: int) -> list[JobState]:
-        """Return at most `limit` jobs of a queue that stand at `place`, those that come first first."""
+        """Return at most `limit` jobs of a queue that stand at `place`.
+
+        Waiting jobs come in the order in which they are given out, failed ones with the latest first.
+        """
 
     def cancel(self, key: str, *, by: str) -> list[str]:
         """Make an open job `failed`, and its children; return the keys of all that were open.
@@ -116,9 +119,8 @@ class JobAdmin(Protocol):
     def replay(self, key: str, *, by: str) -> str:
         """Put a dead job back into its queue under its name, also when its hash expired.
 
-        A parent that is open still waits for it again.
-
-        Returns `replayed`, `unknown` (no such dead letter) or `not failed` (somebody did it already).
+        A parent that is open still waits for it again.  Returns `replayed`, `unknown` (no such dead letter) or
+        `not failed` (somebody did it already).
         """
 
     def purge(self, keys: Sequence[str]) -> int:

@@ -46,6 +46,8 @@ class Record:
     """Token of the claim that was given back last."""
     parent: str = ""
     children: list[str] = field(default_factory=list)
+    open_children: set[str] = field(default_factory=set)
+    """Those that are not known to be final: it is looked after those that somebody else ended."""
     complete: bool = False
     """Whether the children are all submitted."""
 
@@ -125,16 +127,7 @@ class MemoryBroker:
                 (*record.history,),
                 kept,
             )
-        parent = self.records.get(record.parent)
-        if parent and parent.due is not None and parent.complete and self.is_open(record.parent):
-            self.tell_parent(record.parent, parent)
-
-    def tell_parent(self, key: str, record: Record) -> None:
-        """Count the final children of a parent that waits; wake it after the last one."""
-        final = sum(not self.is_open(child) for child in record.children)
-        self.jobs[key]["progress"] = str(100 * final // len(record.children))
-        if final == len(record.children):
-            self.wake(key)
+        self.tell_parent(key)
 
     def revive(self, letter: DeadLetter, by: str) -> None:
         """Make a new job of a dead one, under its name."""
@@ -142,13 +135,37 @@ class MemoryBroker:
         self.jobs[letter.key] = {**letter.fields, **known}
         for name in ("reason", "progress", "identity_started"):
             self.jobs[letter.key].pop(name, None)
-        self.records[letter.key] = Record(letter.queue, parent=self.records[letter.key].parent)
+        name = self.records[letter.key].parent
+        parent = self.records.get(name)
+        waits = parent is not None and self.is_open(name) and letter.key in parent.children
+        self.records[letter.key] = Record(letter.queue, parent=name if waits else "")
+        if parent and waits:
+            parent.open_children.add(letter.key)
         self.write(letter.key, {"status": Status.NEW}, by)
         self.push(letter.key, Place.BACK)
 
-    def open_children(self, record: Record) -> bool:
-        """Whether a child is not final yet."""
-        return any(map(self.is_open, record.children))
+    def tell_parent(self, key: str) -> None:
+        """Count the final children of a parent that waits; wake it after the last one."""
+        name = self.records[key].parent
+        parent = self.records.get(name)
+        if parent is None or key not in parent.open_children:
+            return
+        parent.open_children.remove(key)
+        if parent.due is None or not parent.complete or not self.is_open(name):
+            return
+        final = len(parent.children) - len(parent.open_children)
+        self.jobs[name]["progress"] = str(100 * final // len(parent.children))
+        if not parent.open_children:
+            self.wake(name)
+
+    def look_at_children(self, key: str) -> None:
+        """Wake a parked job, unless it waits for children that are open."""
+        record = self.records[key]
+        record.open_children = set(filter(self.is_open, record.open_children))
+        if record.complete and record.open_children:
+            record.due = self.clock() + CHILDREN_SECONDS
+        else:
+            self.wake(key)
 
     def wake(self, key: str) -> None:
         """Put a parked job to the exit of its queue."""
@@ -160,12 +177,10 @@ class MemoryBroker:
         for key, record in self.records.items():
             if record.due is None or record.due > self.clock():
                 continue
-            if not self.is_open(key):
-                record.due = None
-            elif record.complete and self.open_children(record):
-                record.due = self.clock() + CHILDREN_SECONDS
+            if self.is_open(key):
+                self.look_at_children(key)
             else:
-                self.wake(key)
+                record.due = None
 
     def next_due(self) -> float:
         """Return the seconds until a parked job is due."""

@@ -45,7 +45,11 @@ class Scripts:
 
 def packed(value: object) -> bytes:
     """Return what goes over the wire.  Names that are not UTF-8 come back as they were."""
-    return str(value).encode("utf-8", "surrogateescape")
+    text = str(value)
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, as broken JSON leaves it: no reason to fail over a message
+        return text.encode("utf-8", "replace")
 
 
 def pairs(flat: list[str]) -> dict[str, str]:

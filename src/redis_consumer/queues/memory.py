@@ -103,7 +103,7 @@ class MemoryJobQueue:
 
     def _put(self, key: str, record: Record, to: Place, seconds: float) -> None:
         waits = to is Place.WAITING and record.complete
-        if waits and not self._broker.open_children(record):
+        if waits and not record.open_children:
             to = Place.FRONT
         if to in {Place.FRONT, Place.BACK}:
             self._broker.push(key, to)
@@ -119,6 +119,8 @@ class MemoryJobQueue:
                 key = submit(self._broker, child.queue, f"{child.name}:{uuid.uuid4().hex}", child.fields, self._pod)
                 self._broker.records[key].parent = parent.key
                 record.children.append(key)
+                if self._broker.is_open(key):
+                    record.open_children.add(key)
         with self._broker.changed:
             self._demand(parent)
             record.complete = True
@@ -173,7 +175,8 @@ class MemoryJobQueue:
         record.deliveries += 1
         record.history.append(Delivery(broker.now(), self._pod, __version__))
         self._kept = {}
-        started = {} if record.complete else {"status": Status.STARTED, "identity_started": self._pod}
+        goes_on = record.complete and broker.jobs[key].get("status") != Status.NEW
+        started = {} if goes_on else {"status": Status.STARTED, "identity_started": self._pod}
         broker.write(key, started, self._pod)
         return Job(key, self._queue, dict(broker.jobs[key]), record.token, record.deliveries)
 

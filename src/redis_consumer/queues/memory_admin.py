@@ -119,4 +119,5 @@ class MemoryJobAdmin:
                 return [key for key, record in records if record.token]
             case "parked":
                 return [key for key, record in records if record.due is not None]
-        return [letter.key for letter in self._broker.dead.values() if letter.queue == queue]
+        letters = [letter for letter in self._broker.dead.values() if letter.queue == queue]
+        return [letter.key for letter in sorted(letters, key=lambda letter: letter.died_at, reverse=True)]

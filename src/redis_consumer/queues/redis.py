@@ -129,12 +129,13 @@ class RedisJobQueue:
 
     def submit_children(self, parent: Job, children: Iterable[Child]) -> list[str]:
         """See `JobQueue.submit_children`."""
-        known = len(self._children(parent))
-        left = iter(islice(children, known, None))
+        there = len(self._children(parent))
+        left = iter(islice(children, there, None))
         complete = False
         while not complete:
             chunk, complete = next_chunk(left)
-            known = self._submit_chunk(parent, known, chunk, complete=complete)
+            self._submit_chunk(parent, there, chunk, complete=complete)
+            there += len(chunk)  # as far as the source was read: a late chunk of an earlier call may be ahead of it
         return self._children(parent)
 
     def children(self, parent: Job) -> Iterator[tuple[str, dict[str, str]]]:
@@ -212,7 +213,15 @@ class RedisJobQueue:
             return str(self._scripts.run(script, job.key, args=arguments, confirm=True))
 
         def finish() -> str:
-            answer = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS, attempts=100, longest_wait=1)
+            try:
+                answer = call_with_retries(
+                    ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS, attempts=100, longest_wait=1
+                )
+            except QueueUnavailable:
+                raise
+            except Exception:
+                self._unfinished = None  # asked again it would fail again, and hold up the lane for ever
+                raise
             self._unfinished = self._holding = None
             self._demand(job, answer != "lost")
             return answer
@@ -244,7 +253,7 @@ class RedisJobQueue:
             keys: list[str] = master.zrange(packed(f"redis-consumer:children:{parent.key}"), 0, -1)
         return keys
 
-    def _submit_chunk(self, parent: Job, first: int, children: list[Child], *, complete: bool) -> int:
+    def _submit_chunk(self, parent: Job, first: int, children: list[Child], *, complete: bool) -> None:
         arguments: list[object] = [parent.token, self._pod, first, int(complete)]
         for child in children:
             fields = flat(texts(child.fields))
@@ -255,7 +264,9 @@ class RedisJobQueue:
 
         answer, *known = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS)
         self._demand(parent, answer == "held")
-        return int(known[0])
+        if known[0] < first + len(children):
+            # Their source has moved on, so it must be opened anew.
+            raise QueueUnavailable(f"Redis forgot children of {parent.key}")
 
     def _demand(self, job: Job, ours: bool) -> None:  # noqa: FBT001 - the answer, in a word
         if not ours:
@@ -267,7 +278,9 @@ class RedisJobQueue:
 def letter(failure: Failure | None) -> str:
     """Return the dead letter's part of a failure, as the scripts take it."""
     failure = failure or NO_FAILURE
-    return json.dumps({"error": failure.error} | ({"traceback": failure.traceback} if failure.traceback else {}))
+    known = {"error": failure.error} | ({"traceback": failure.traceback} if failure.traceback else {})
+    # Lua refuses the escapes of bytes that are not UTF-8, and takes the bytes.
+    return json.dumps(known, ensure_ascii=False)
 
 
 class RedisSubmitter:

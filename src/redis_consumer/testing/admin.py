@@ -63,6 +63,12 @@ class JobAdminExam(QueueFixtures):
         assert found["running"][0].fields["status"] == "started"
         assert [job.key for job in admin.find(QUEUE, "waiting", limit=1)] == [keys[3]]
 
+    def test_who_failed_last_is_found_first(self, admin: JobAdmin, lane: JobQueue, submit: Any) -> None:
+        keys = [submit(f"{i}.tif") for i in range(3)]
+        for _ in keys:
+            lane.settle(claimed(lane), "failed", {"reason": "x"}, BUG)
+        assert [job.key for job in admin.find(QUEUE, "failed", limit=2)] == [keys[2], keys[1]]
+
     # Cancelling.
 
     def test_a_cancelled_job_is_failed_at_once_and_its_lane_writes_nothing_more(
@@ -130,10 +136,32 @@ class JobAdminExam(QueueFixtures):
         job = claimed(lane)
         assert admin.requeue(key, by=ME) == "requeued"
         assert read(key)["status"] == "new"
+        assert admin.find(QUEUE, "running", limit=9) == []
         with pytest.raises(LeaseLost):
             lane.settle(job, "done", {})
         again = claimed(other)
         assert (again.key, again.deliveries) == (key, 1)
+
+    def test_a_job_that_stands_aside_can_be_requeued(self, admin: JobAdmin, lane: JobQueue, submit: Any) -> None:
+        key = submit()
+        lane.release(claimed(lane), Place.LATER, seconds=1000, failure=BUG)
+        assert admin.requeue(key, by=ME) == "requeued"
+        assert admin.find(QUEUE, "parked", limit=9) == []
+        job = claimed(lane)
+        assert (job.key, job.deliveries) == (key, 1)
+
+    def test_a_parent_that_is_requeued_starts_again_with_the_children_it_has(
+        self, admin: JobAdmin, lane: JobQueue, submit: Any, read: Any
+    ) -> None:
+        key = submit("parent.zip")
+        children = [Child(QUEUE, "x.tif", {})]
+        keys = lane.submit_children(parent := claimed(lane), children)
+        lane.update(parent, {"status": "waiting"})
+        lane.release(parent, Place.WAITING)
+        assert admin.requeue(key, by=ME) == "requeued"
+        again = claimed(lane)
+        assert (again.key, again.fields["status"], read(key)["status"]) == (key, "started", "started")
+        assert lane.submit_children(again, children) == keys
 
     def test_a_requeued_job_that_waited_anyway_runs_once(
         self, admin: JobAdmin, lane: JobQueue, stage: Stage, submit: Any
@@ -230,6 +258,20 @@ class JobAdminExam(QueueFixtures):
         admin.replay(key, by=ME)
         new = lane.submit_children(claimed(lane), [Child(QUEUE, "x.tif", {})])
         assert not set(old) & set(new)
+
+    def test_a_parent_that_is_replayed_does_not_wait_for_its_former_children(
+        self, admin: JobAdmin, lane: JobQueue, submit: Any
+    ) -> None:
+        key, children = submit("parent.zip"), [Child(QUEUE, "x.tif", {})]
+        lane.submit_children(parent := claimed(lane), children)
+        lane.settle(parent, "failed", {"reason": "x"}, BUG)
+        lane.settle(former := claimed(lane), "failed", {"reason": "x"}, BUG)
+        assert admin.replay(key, by=ME) == "replayed"
+        new = lane.submit_children(parent := claimed(lane), children)
+        assert admin.replay(former.key, by=ME) == "replayed"
+        lane.release(parent, Place.WAITING)
+        assert finished(lane, claimed(lane)) == new[0]
+        assert [finished(lane, claimed(lane)) for _ in range(2)] == [key, former.key]
 
     def test_a_job_that_somebody_revived_is_left_alone(
         self, admin: JobAdmin, lane: JobQueue, stage: Stage, submit: Any

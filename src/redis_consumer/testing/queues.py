@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from redis_consumer.errors import LeaseLost
+from redis_consumer.errors import Failure, LeaseLost
 from redis_consumer.queues.base import Child, Place
 
 if TYPE_CHECKING:
@@ -321,6 +321,17 @@ class JobQueueExam(QueueFixtures):
         assert "finished_at" not in fields
         assert fields["reason"].strip()
         assert written is None or fields["reason"] == written
+
+    @pytest.mark.parametrize("text", ["caf\udce9.tif", "half a character \ud83d", "nul \0", "]]> '\"\\ {}", "%s %d"])
+    def test_any_text_can_be_written(self, stage: Stage, submit: Any, read: Any, text: str) -> None:
+        lane, failure = stage.lane(max_deliveries=2), Failure("Bug", text, text)
+        keys = [submit(f"{i}.tif") for i in range(2)]
+        lane.update(job := claimed(lane), {"note": text})
+        lane.settle(job, "failed", {"reason": text}, failure)
+        lane.release(claimed(lane), Place.BACK, failure=failure)
+        assert lane.release(claimed(lane), Place.BACK, failure=failure) == "failed"
+        assert [read(key)["status"] for key in keys] == ["failed", "failed"]
+        assert lane.claim(timeout=SOON) is None
 
     def test_a_settled_job_is_nowhere_else(self, lane: JobQueue, other: JobQueue, stage: Stage, submit: Any) -> None:
         submit()

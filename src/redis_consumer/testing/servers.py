@@ -146,11 +146,12 @@ def _await(server: Server) -> None:
 
 
 def _answers(server: Server) -> bool:
-    """Whether this very process answers: another program may have taken the port before it."""
+    """Whether this very process answers, its data read: another program may have taken the port before it."""
     try:
         with socket.create_connection((HOST, server.port), timeout=1.0) as connection:
-            connection.sendall(b"INFO server\r\n")
+            connection.sendall(b"PING\r\nINFO server\r\n")
             reply = connection.recv(4096)
     except OSError:
         return False
-    return f"process_id:{server.pid}\r".encode() in reply or reply.startswith(b"-NOAUTH")
+    ours = f"process_id:{server.pid}\r".encode() in reply
+    return (ours and not reply.startswith(b"-LOADING")) or reply.startswith(b"-NOAUTH")

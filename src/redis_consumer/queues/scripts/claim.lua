@@ -59,7 +59,8 @@ set_recorded(job, 'token', token, 'list', mine, 'queue', queue_of(mine), 'claime
 begin_delivery(job, pod, version)
 lease(job, lease_ms)
 -- A parent that waited for its children goes on where it was: readers saw it start already.
-if recorded(job, 'children') then
+if recorded(job, 'children') and status ~= 'new' then
+  keep_children(job)
   touch(job, pod)
 else
   touch(job, pod, 'status', 'started', 'identity_started', pod)

@@ -26,6 +26,7 @@
 --     released     token of the claim that was given back last
 --     children     1 once the job's children are all submitted
 --     parent       the job that waits for this one
+--     left_as      its status while it stands in a queue, where that is not `new`
 --
 -- Time is the server's, so that the clocks of the workers do not matter: leases, and `updated_at`, which the janitor
 -- compares across pods.  A script runs as one step.  Scripts name keys that they compute, so Redis Cluster is out.
@@ -39,7 +40,8 @@ local RECORD_SECONDS = 7 * 86400
 local LAST_CLAIMS = 20  -- of the history
 -- Children tell their parent when they end; foreign programs that end children do not, so it is looked after them.
 local CHILDREN_MS, CHILDREN_AT_A_TIME = 30000, 200
-local DUE_AT_A_TIME = 100
+-- The server does nothing else meanwhile: a hundred parents of many children would cost a tenth of a second.
+local DUE_AT_A_TIME, CHILDREN_IN_A_SCRIPT = 100, 1000
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -120,10 +122,17 @@ local function remove(list, job)
   return 0
 end
 
--- Every way into a queue: to the exit ('front') or to the entrance.
+-- Every way into a queue: to the exit ('front') or to the entrance.  Parents that waited keep their status, so it is
+-- noted: who takes the job, ours or not, writes another.
 local function push(queue, job, place)
   redis.call(place == 'front' and 'RPUSH' or 'LPUSH', queue, job)
   redis.call('ZADD', SUBMITTED .. queue, now, job)
+  local status = status_of(job)
+  if status == 'new' then
+    redis.call('HDEL', record(job), 'left_as')
+  else
+    set_recorded(job, 'left_as', status)
+  end
 end
 
 local function unsubmit(queue, job)
@@ -201,6 +210,11 @@ local function open_children_of(job)
   return 'redis-consumer:open-children:' .. job
 end
 
+local function keep_children(job)
+  redis.call('EXPIRE', children_of(job), RECORD_SECONDS)
+  redis.call('EXPIRE', open_children_of(job), RECORD_SECONDS)
+end
+
 local function has_open_children(job)
   return redis.call('SCARD', open_children_of(job)) > 0
 end
@@ -223,24 +237,32 @@ local function tell_parent(job)
   if final == all then wake(parent) end
 end
 
--- Look after some children of a parked job; wake it, or keep its entry where it can be seen.
+-- Look after some children of a parked job, and return how many.
 local function look_at_children(job)
-  for _, child in ipairs(redis.call('SRANDMEMBER', open_children_of(job), CHILDREN_AT_A_TIME)) do
+  local children = redis.call('SRANDMEMBER', open_children_of(job), CHILDREN_AT_A_TIME)
+  for _, child in ipairs(children) do
     if not is_open(child) then redis.call('SREM', open_children_of(job), child) end
   end
+  return #children
+end
+
+-- Wake a parked job, or keep its entry where it can be seen.
+local function wake_or_wait(job)
   if not recorded(job, 'children') or not has_open_children(job) then return wake(job) end
   local list = recorded(job, 'list')
   if not has(list, job) then redis.call('LPUSH', list, job) end
   redis.call('ZADD', DUE, now + CHILDREN_MS, job)
-  for _, key in ipairs({record(job), children_of(job), open_children_of(job)}) do
-    redis.call('EXPIRE', key, RECORD_SECONDS)
-  end
+  keep_record(job)
+  keep_children(job)
 end
 
 local function wake_due()
+  local looks = 0
   for _, job in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, DUE_AT_A_TIME)) do
+    if looks >= CHILDREN_IN_A_SCRIPT then return end  -- the others are still due
     if is_open(job) then
-      look_at_children(job)
+      looks = looks + look_at_children(job)
+      wake_or_wait(job)
     else
       remove(recorded(job, 'list'), job)
       void(job)
@@ -298,7 +320,6 @@ local function finish(job, pod, status, fields, failure)
   redis.call('HSET', job, unpack(fields))
   end_delivery(job, failure and failure.error or status)
   remove(recorded(job, 'list'), job)
-  unsubmit(queue_for('-', job), job)
   void(job)
   if failure then bury(job, failure) end
   tell_parent(job)

@@ -20,9 +20,9 @@ if not held(job, token) then return 'lost' end
 local queue, deliveries = recorded(job, 'queue'), tonumber(recorded(job, 'deliveries'))
 local counts = place == 'back' or place == 'later'
 if counts and deliveries >= max_deliveries then
-  set_recorded(job, 'released', token, 'settled', token)
   local reason = string.format('%s (given up after %d deliveries)', how, deliveries)
   finish(job, pod, 'failed', {'reason', reason}, cjson.decode(failure))
+  set_recorded(job, 'released', token, 'settled', token)
   return 'failed'
 end
 

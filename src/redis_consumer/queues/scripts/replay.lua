@@ -15,12 +15,15 @@ for name, value in pairs(letter.fields) do
 end
 if #fields > 0 then redis.call('HSET', job, unpack(fields)) end
 redis.call('HDEL', job, 'reason', 'progress', 'identity_started')
+redis.call('PERSIST', job)  -- clients let a final hash expire, and would take this one away under the work
 touch(job, who, 'status', 'new')
 local parent = recorded(job, 'parent')
 redis.call('DEL', record(job), children_of(job), open_children_of(job))
-if parent and is_open(parent) then  -- it waits for this child once more
+-- Else a parent that still waits would be woken without it.
+if parent and is_open(parent) and redis.call('ZSCORE', children_of(parent), job) then
   set_recorded(job, 'parent', parent)
   redis.call('SADD', open_children_of(parent), job)
+  keep_children(parent)
 end
 redis.call('HDEL', DEAD, job)
 push(letter.queue, job, 'back')

@@ -33,6 +33,6 @@ for name, value in pairs(given) do
   fields[#fields + 1] = name
   fields[#fields + 1] = value
 end
-set_recorded(job, 'settled', token)
 finish(job, pod, status, fields, status == 'failed' and cjson.decode(failure) or nil)
+set_recorded(job, 'settled', token)  -- not before: an error would leave a job that is settled and not final
 return 'settled'

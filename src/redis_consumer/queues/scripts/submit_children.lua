@@ -3,7 +3,8 @@
 --
 -- The children from place `first` on, in order; n counts their fields and values together.  A place that is taken
 -- stays as it is, whatever the name of the child: so a chunk may be repeated, and another claim of the parent goes
--- on where the one before it died.  `complete` is 1 with the last chunk.
+-- on where the one before it died.  `complete` is 1 with the last chunk.  A failover may have undone the chunks before
+-- this one: then it begins behind a gap, nothing of it is submitted, and the set is not complete.
 local parent, token, pod, first, complete = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 if not held(parent, token) then return {'lost'} end
 
@@ -24,10 +25,8 @@ while i <= #ARGV do
   end
   place, i = place + 1, i + 3 + count
 end
-for _, key in ipairs({children_of(parent), open_children_of(parent)}) do
-  redis.call('EXPIRE', key, RECORD_SECONDS)
-end
+keep_children(parent)
 set_recorded(parent, 'token', token)  -- so that a WAIT after it waits for this write
-if complete == '1' then set_recorded(parent, 'children', 1) end
+if complete == '1' and known >= place then set_recorded(parent, 'children', 1) end
 touch(parent, pod)
 return {'held', known}

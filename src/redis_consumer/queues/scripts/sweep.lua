@@ -54,12 +54,12 @@ local function sweep_entry(list, job)
   end
 end
 
--- A new job that we put into its queue, and that is there no more without a claim, is in the hands of a lane, or lost:
+-- A job that we put into its queue, and that is there no more without a claim, is in the hands of a lane, or lost:
 -- a lane took it and died, and the janitor that took it from there died too.  What was submitted first stands near the
 -- exit, so a short look is enough.  A job that somebody else began is left to them.
 local function sweep_submitted(queue)
   for _, job in ipairs(redis.call('ZRANGE', SUBMITTED .. queue, 0, OLDEST - 1)) do
-    if not is_open(job) or status_of(job) ~= 'new' then
+    if not is_open(job) or status_of(job) ~= (recorded(job, 'left_as') or 'new') then
       unsubmit(queue, job)
     elseif not standing[job] and not redis.call('LPOS', queue, job, 'RANK', -1, 'MAXLEN', NEAR) then
       return sweep_entry('-', job)
