@@ -254,7 +254,17 @@ class TestAxes:
             (ome(CYX, "ZYX"), "a.ome.tif", "CYX"),
             (ome(CYX, "TYX"), "a.ome.tif", "CYX"),
         ],
-        ids=str,
+        ids=[
+            "tif pages",
+            "npy pages",
+            "npy channels",
+            "tif twelve pages",
+            "npy twelve channels",
+            "ome channels",
+            "ome one time",
+            "ome slices",
+            "ome times",
+        ],
     )
     def test_dim_order_is_what_the_file_was_taken_for(
         self, lab: Lab, content: AnyArray | bytes, name: str, order: str
