@@ -226,7 +226,11 @@ class QueueUnderFaults(RuleBasedStateMachine):
                 queue.submit_children(job, self.children_of(job.key, torn))
 
     def park(self, queue: JobQueue, job: Job) -> None:
-        self.submit_children(queue, job, None)
+        try:
+            self.submit_children(queue, job, None)
+        except QueueUnavailable:
+            self.forget(job)
+            raise
         self.release(queue, job, Place.WAITING)
 
     def children_of(self, parent: str, torn: int | None) -> Iterator[Child]:
