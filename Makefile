@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install dev demo test check format bench protos clean
+.PHONY: help install dev demo test check chaos format bench protos clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ check: dev  ## lint, types, layers, docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/check.py
+
+chaos: dev  ## hurt the whole system at random and prove that nothing is lost; LONG=1 for half an hour of it
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
 
 format: dev  ## let ruff write
 	$(BIN)/ruff check --fix
