@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import shutil
@@ -95,6 +96,7 @@ def main() -> int:
     """Run it; 1 if a rule was broken."""
     run = asked_for()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # our Submitter's retries are part of the game
     run.say(f"seed {run.seed}, at least {run.jobs} jobs")
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     with Programs(folder / "run") as programs, Loop() as loop:
@@ -136,7 +138,7 @@ def perform(run: Run, tools: Tools) -> list[Verdict]:
             act.start()
             play(act, scene, faults, run)
             run.say(f"{scene.name}: everything may end now")
-            first_job = act.load.number
+            first_job = act.pace.number
             verdicts.append(judge(act.end()))
     return verdicts
 
@@ -150,9 +152,9 @@ def faults_of(scene: Scene, run: Run) -> list[Fault]:
 def play(act: Act, scene: Scene, faults: list[Fault], run: Run) -> None:
     """Inject turn after turn until there were enough of them, and enough jobs."""
     size = LONG if run.is_long else QUICK
-    least, first = scene.turns[run.is_long], act.load.number
+    least, first = scene.turns[run.is_long], act.pace.number
     for number, turn in enumerate(turns(f"{run.seed}/{scene.name}", faults)):
-        if number >= least and act.load.number - first >= run.jobs * scene.share:
+        if number >= least and act.pace.number - first >= run.jobs * scene.share:
             return
         for strikes in turn:
             act.play(strikes, size.calm_seconds)

@@ -145,8 +145,7 @@ def restart_redis(hurt: Hurt, rng: Random) -> Blow:  # noqa: ARG001 - every faul
 def crash_redis(hurt: Hurt, rng: Random) -> Blow:
     """SIGKILL of the master, and whatever brings it or another one back."""
     began = time.time()
-    hurt.site.crash(rng)
-    return Blow(began, time.time(), None)
+    return Blow(began, hurt.site.crash(rng), None)
 
 
 def freeze_redis(hurt: Hurt, rng: Random) -> Blow:

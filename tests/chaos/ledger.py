@@ -52,6 +52,7 @@ class Ledger:
         self.moved_at = time.monotonic()
         """When something was seen to end last."""
         self._open: set[str] = set()
+        self._missing: set[str] = set()
         self._lock = threading.Lock()
 
     def enter(self, entry: Entry) -> None:
@@ -66,11 +67,22 @@ class Ledger:
         with self._lock:
             return list(self._open)
 
+    def hopeful(self) -> bool:
+        """Whether an open job may still end: one whose hash is gone will not."""
+        with self._lock:
+            return bool(self._open - self._missing)
+
+    def miss(self, key: str) -> None:
+        """Note that a job's hash is not there."""
+        with self._lock:
+            self._missing.add(key)
+
     def see(self, key: str, sight: Sight) -> None:
         """Note what a job looks like; only ends are kept, each once."""
-        if sight.status not in ("done", "failed"):
-            return
         with self._lock:
+            self._missing.discard(key)
+            if sight.status not in ("done", "failed"):
+                return
             seen = self.sights.setdefault(key, [])
             if sight not in seen:
                 seen.append(sight)

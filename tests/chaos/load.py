@@ -30,7 +30,7 @@ AGAIN_SECONDS = 30.0
 PAUSE_SECONDS = 0.1
 """After an error."""
 WAIT_MILLISECONDS = 2000
-SUBMITTED_SHARE, FAILING_SHARE = 1 / 3, 0.03
+FAILING_SHARE = 0.03
 _FOR_NOW = (redis.RedisError, OSError)
 
 
@@ -96,46 +96,85 @@ class Poller(Background):
             for key in order:
                 pipe.hmget(key, "status", "output_url", "reason")
             for key, values in zip(order, pipe.execute(), strict=True):
-                self._ledger.see(key, Sight(*(value or "" for value in values)))
+                if values == [None, None, None]:
+                    self._ledger.miss(key)
+                else:
+                    self._ledger.see(key, Sight(*(value or "" for value in values)))
+
+
+class Pace:
+    """When the next job may come: some a second, more when they are granted, never more than `backlog` open ones."""
+
+    def __init__(self, ledger: Ledger, *, per_second: float, backlog: int, first: int) -> None:
+        self._ledger = ledger
+        self._per_second = per_second
+        self._backlog = backlog
+        self._granted = 0
+        self._next_at = time.monotonic()
+        self._lock = threading.Lock()
+        self.number = first
+        """Of the next job."""
+
+    def grant(self, jobs: int) -> None:
+        """Let so many jobs come as fast as they can be done."""
+        self._granted = jobs
+
+    def take(self) -> int | None:
+        """Return the number of a job to submit now; None if there should be none."""
+        with self._lock:
+            now = time.monotonic()
+            if len(self._ledger.open_jobs()) >= self._backlog or (now < self._next_at and not self._granted):
+                return None
+            if self._granted:
+                self._granted -= 1
+            else:
+                self._next_at = now + 1 / self._per_second
+            self.number += 1
+            return self.number - 1
 
 
 class Load(Background):
-    """Submits jobs whenever fewer than `backlog` are open: two of three as the frontend, one by our Submitter."""
+    """Submits jobs at a pace.  Their images are there before them, but of those that must fail."""
 
-    def __init__(self, site: Site, store: S3Store, ledger: Ledger, rng: Random, *, first: int, backlog: int) -> None:
-        super().__init__("load")
-        self._replicas = site.replicas
-        self._redis: Any = site.connect()
-        client = RedisClient(HOST, site.port(), 1, timeout_seconds=2)
-        self._submitter = RedisSubmitter(client, host="submitter", wait_replicas=site.replicas)
+    def __init__(self, name: str, pace: Pace, store: S3Store, ledger: Ledger, rng: Random) -> None:
+        super().__init__(name)
+        self._pace = pace
         self._store = store
         self._ledger = ledger
         self._rng = rng
-        self._backlog = backlog
-        self.number = first
-        """Of the next job."""
-        self.paused = threading.Event()
 
     def step(self) -> None:
         """Submit one job, or wait."""
-        if self.paused.is_set() or len(self._ledger.open_jobs()) >= self._backlog:
-            time.sleep(LOOK_SECONDS / 5)
+        number = self._pace.take()
+        if number is None:
+            time.sleep(LOOK_SECONDS / 10)
             return
-        number, self.number = self.number, self.number + 1
         fails = self._rng.random() < FAILING_SHARE
-        through_us = self._rng.random() < SUBMITTED_SHARE
         source = f"uploads/{number}/{name_of(number)}"
         if not fails:
             self._store.put(source, tiff(picture(number)))
-        fields = fields_of(number)
-        if through_us:
-            self._submit(number, source, fields, fails=fails)
-        else:
-            self._push(number, source, fields, fails=fails)
+        self.submit(number, source, fails=fails)
 
-    def _push(self, number: int, source: str, fields: dict[str, str], *, fails: bool) -> None:
-        """Do what the frontend does; a job is acknowledged when every command was answered."""
-        key, values = job_hash(QUEUE, source, **fields)
+    def submit(self, number: int, source: str, *, fails: bool) -> None:
+        """Bring the job to its queue, and enter it into the ledger."""
+        raise NotImplementedError
+
+    def enter(self, key: str, number: int, *, fails: bool, acknowledged: bool = True) -> None:
+        """Note a job in the ledger."""
+        self._ledger.enter(Entry(key, number, time.time(), fails, acknowledged))
+
+
+class Frontend(Load):
+    """Submits as the Kiosk's frontend does: HMSET, LPUSH.  A job is acknowledged when every command was answered."""
+
+    def __init__(self, site: Site, pace: Pace, store: S3Store, ledger: Ledger, rng: Random) -> None:
+        super().__init__("frontend", pace, store, ledger, rng)
+        self._replicas = site.replicas
+        self._redis: Any = site.connect()
+
+    def submit(self, number: int, source: str, *, fails: bool) -> None:
+        """Push the job; WAIT where replicas must know it, as an undone push is lost."""
+        key, values = job_hash(QUEUE, source, **fields_of(number))
         acknowledged = False
         try:
             with self._redis.pipeline(transaction=False) as pipe:  # WAIT is about the writes of its own connection
@@ -145,12 +184,28 @@ class Load(Background):
                     pipe.wait(self._replicas, WAIT_MILLISECONDS)
                 acknowledged = pipe.execute()[-1] >= 1
         finally:
-            self._ledger.enter(Entry(key, number, time.time(), fails, acknowledged))
+            self.enter(key, number, fails=fails, acknowledged=acknowledged)
 
-    def _submit(self, number: int, source: str, fields: dict[str, str], *, fails: bool) -> None:
-        with suppress(ConsumerError):  # not acknowledged, and its key is not known
-            key = self._submitter.submit(QUEUE, name_of(number), {**fields, "input_file_name": source})
-            self._ledger.enter(Entry(key, number, time.time(), fails))
+
+class OurSubmitter(Load):
+    """Submits through the program's own Submitter."""
+
+    def __init__(self, site: Site, pace: Pace, store: S3Store, ledger: Ledger, rng: Random) -> None:
+        super().__init__("submitter", pace, store, ledger, rng)
+        client = RedisClient(HOST, site.port(), 1, timeout_seconds=2)
+        self._submitter = RedisSubmitter(client, host="submitter", wait_replicas=site.replicas)
+
+    def step(self) -> None:
+        """Submit one job and let the frontend submit two."""
+        super().step()
+        time.sleep(self._rng.uniform(0, 4 * LOOK_SECONDS))
+
+    def submit(self, number: int, source: str, *, fails: bool) -> None:
+        """Submit the job; one that is not acknowledged may be there, under a key that nobody knows."""
+        with suppress(ConsumerError):
+            fields = {**fields_of(number), "input_file_name": source}
+            key = self._submitter.submit(QUEUE, name_of(number), fields)
+            self.enter(key, number, fails=fails)
 
 
 def fields_of(number: int) -> dict[str, str]:

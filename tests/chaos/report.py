@@ -76,7 +76,8 @@ def judge(outcome: Outcome) -> Verdict:
         *outcome.unclean,
     ]
     rows: dict[str, Row] = {}
-    spans = lives(stories)
+    submitted = {job: (entry.at, entry.at) for job, entry in outcome.evidence.entries.items()}
+    spans = submitted | lives(stories)
     for struck, jobs in zip(outcome.struck, hits, strict=True):
         asserted = outcome.asserted and struck.fault.asserted
         row = rows.setdefault(struck.fault.name, Row(outcome.name, struck.fault.name, asserted))

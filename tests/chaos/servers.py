@@ -32,6 +32,8 @@ DURABLE = (
 )
 MASTER = "mymaster"
 SENTINELS = 3
+IGNORANT_SHARE = 0.25
+"""How often an old master comes back as a master: the Sentinels take ten seconds to put it right."""
 ANSWER_SECONDS = 2.0
 """How long a frontend waits for Redis."""
 
@@ -51,8 +53,8 @@ class Site(Protocol):
     def restart(self) -> None:
         """End the server in order and start it again; return when it answers."""
 
-    def crash(self, rng: Random) -> None:
-        """Kill the master, and bring things to where they can go on."""
+    def crash(self, rng: Random) -> float:
+        """Kill the master and bring things to where they can be hurt again; return when writes were taken again."""
 
     def pid(self) -> int:
         """Return the process id of the master."""
@@ -93,13 +95,14 @@ class Single:
         self._server.stop()
         self._start()
 
-    def crash(self, rng: Random) -> None:  # noqa: ARG002 - one server has no choice
+    def crash(self, rng: Random) -> float:  # noqa: ARG002 - one server has no choice
         """See `Site.crash`."""
         self._server.kill()
         if self._loses_seconds:
             last = aof.files(self._folder / "appendonlydir")[-1]
             last.write_bytes(aof.cut_before(last.read_bytes(), time.time() - self._loses_seconds))
         self._start()
+        return time.time()
 
     def stop(self) -> None:
         """See `Site.stop`."""
@@ -147,15 +150,21 @@ class Replicated:
         """See `Site.restart`."""
         raise NotImplementedError("a Sentinel would fail over")
 
-    def crash(self, rng: Random) -> None:
-        """Kill the master and wait for the next one; the old one comes back, knowing that it is a replica or not."""
+    def crash(self, rng: Random) -> float:
+        """Kill the master and wait for the next one; the old one comes back, knowing that it is a replica or not.
+
+        With one replica, nothing is confirmed before it is back: that is when recovery begins.
+        """
         old = self._master()
         self._servers.pop(old).kill()
         self._keep(old)
         wait_until(lambda: self._master() != old, "a failover")
-        knows = ("--replicaof", HOST, str(self._master())) if rng.random() < 1 / 2 else ()
-        self._run(old, *knows)
-        wait_until(self._settled, "the old master as a replica")
+        new = self._master()
+        self._run(old, *(() if rng.random() < IGNORANT_SHARE else ("--replicaof", HOST, str(new))))
+        wait_until(lambda: self._has_replica(new), "the old master as a replica")
+        now = time.time()
+        wait_until(self._settled, "Sentinels that know the old master as a replica")
+        return now
 
     def stop(self) -> None:
         """See `Site.stop`."""
@@ -200,12 +209,15 @@ class Replicated:
         """
         with suppress(redis.RedisError, OSError, KeyError):
             master = self._master()
-            with redis.Redis(HOST, master, decode_responses=True, socket_timeout=ANSWER_SECONDS) as asked:
-                links: Any = asked.info("replication")
-                if links["role"] != "master" or links.get("slave0", {}).get("state") != "online":
-                    return False
-            return all(self._knows(sentinel.port, master) for sentinel in self._sentinels)
+            return self._has_replica(master) and all(self._knows(one.port, master) for one in self._sentinels)
         return False
+
+    @staticmethod
+    def _has_replica(port: int) -> bool:
+        """Whether a master has its replica in step."""
+        with redis.Redis(HOST, port, decode_responses=True, socket_timeout=ANSWER_SECONDS) as asked:
+            links: Any = asked.info("replication")
+        return bool(links["role"] == "master" and links.get("slave0", {}).get("state") == "online")
 
     @staticmethod
     def _knows(port: int, master: int) -> bool:

@@ -18,7 +18,7 @@ from tests.chaos.faults import Hurt, NotInjected
 from tests.chaos.fleet import LANES, Fleet
 from tests.chaos.history import events
 from tests.chaos.ledger import QUEUE, Ledger, name_of, number_of, picture
-from tests.chaos.load import Load, Poller
+from tests.chaos.load import Frontend, OurSubmitter, Pace, Poller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 BACKLOG = 2 * sum(LANES)
 """Jobs that are open at most: there is always work, and nobody waits long for his turn."""
+PER_SECOND = 5.0
+JOBS_A_ROUND = 30
+"""That come as fast as they can when a round begins, so that every lane has work; beside those that come anyway."""
 WARM_JOBS = 10
 WARM_SECONDS = 60.0
 QUIET_SECONDS = 30.0
@@ -83,8 +86,9 @@ class Act:
         self._tools = tools
         self._fleet = Fleet(name, tools.programs, tools.loop, site, tools.models)
         self._poller = Poller(site, self.ledger)
-        rng = Random(f"{seed}/{name}/load")
-        self.load = Load(site, tools.programs.s3, self.ledger, rng, first=first_job, backlog=BACKLOG)
+        rng, store = Random(f"{seed}/{name}/load"), tools.programs.s3
+        self.pace = Pace(self.ledger, per_second=PER_SECOND, backlog=BACKLOG, first=first_job)
+        self._loads = [kind(site, self.pace, store, self.ledger, rng) for kind in (Frontend, OurSubmitter)]
         self._struck: list[Struck] = []
         self._skipped: list[str] = []
         self._unclean: list[Violation] = []
@@ -94,7 +98,8 @@ class Act:
         for lanes in LANES:
             self._fleet.start(lanes)
         self._poller.start()
-        self.load.start()
+        for load in self._loads:
+            load.start()
         deadline = time.monotonic() + WARM_SECONDS
         while len(self.ledger.sights) < WARM_JOBS:
             if time.monotonic() > deadline:
@@ -102,7 +107,9 @@ class Act:
             time.sleep(0.05)
 
     def play(self, strikes: Round, calm_seconds: float) -> None:
-        """Inject one round of faults; then wait for what was open to end, or for `calm_seconds`."""
+        """Inject one round of faults under load; then wait for what was open to end, or for `calm_seconds`."""
+        self.pace.grant(JOBS_A_ROUND)
+        time.sleep(0.1)
         with ThreadPoolExecutor(len(strikes)) as pool:
             results = list(pool.map(self._strike, strikes))
         blows = [struck for struck in results if struck]
@@ -117,8 +124,9 @@ class Act:
 
     def end(self) -> Outcome:
         """Stop the load, let everything end, stop the workers in order, and collect."""
-        self.load.stop()
-        while self.ledger.open_jobs() and time.monotonic() < self.ledger.moved_at + QUIET_SECONDS:
+        for load in self._loads:
+            load.stop()
+        while self.ledger.hopeful() and time.monotonic() < self.ledger.moved_at + QUIET_SECONDS:
             time.sleep(0.05)
         for pod in self._fleet.pods():
             self._fleet.drain(pod)
