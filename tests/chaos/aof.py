@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,17 +30,31 @@ Step = list[Command]
 """Commands that ran as one: a script's, a transaction's, or a single one."""
 
 
-def read(folder: Path) -> list[Step]:
-    """Return the steps in the files of ``appenddirname``, the oldest first."""
-    return list(steps(command for path in files(folder) for command in commands(path.read_bytes())))
+class Log(NamedTuple):
+    """The files of one ``appenddirname``."""
+
+    base: list[Step]
+    """Makes the state that the log begins with; these are no deeds."""
+    steps: list[Step]
+    """What was written since, the oldest first."""
 
 
-def files(folder: Path) -> list[Path]:
+def read(folder: Path) -> Log:
+    """Return what the files of a server say."""
+    base, increments = files(folder)
+    return Log(_steps_of(base), _steps_of(increments))
+
+
+def files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the base and the increments that the manifest names, in the order in which they are loaded."""
     (manifest,) = folder.glob("*.manifest")
     found = FILE.findall(manifest.read_text())
-    named = [name for name, kind in found if kind == "b"] + [name for name, kind in found if kind == "i"]
-    return [folder / name for name in named]
+    base, increments = ([folder / name for name, kind in found if kind == wanted] for wanted in "bi")
+    return base, increments
+
+
+def _steps_of(paths: Iterable[Path]) -> list[Step]:
+    return list(steps(command for path in paths for command in commands(path.read_bytes())))
 
 
 def commands(data: bytes) -> Iterator[Command]:

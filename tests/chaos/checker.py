@@ -5,7 +5,6 @@ Evidence in, violations out: no process is started here, and nothing is asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from tests.chaos.history import FINAL, Event, Kind, by_job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from tests.chaos.ledger import Entry, Sight
 
@@ -121,7 +120,7 @@ def _ghosts_of(job: str, story: Iterable[Event], uploads: frozenset[str]) -> Ite
         if is_final and ours and event.fields.get("updated_by"):
             yield Violation(Rule.GHOST, job, f"written after it was final: {event}")
         match event.kind:
-            case Kind.CLAIMED:
+            case Kind.CLAIMED | Kind.LOADED if event.token:
                 token, pod, seen_claim = event.token, event.pod, True
             case Kind.SETTLED | Kind.RENEWED | Kind.WROTE | Kind.RELEASED if seen_claim:
                 yield from _judge(job, event, token, pod)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,7 @@ DRAIN_SECONDS = 2
 EXIT_SECONDS = 20.0
 BUSY_SECONDS = 2.0
 DISK_BYTES = 1 << 20
-OWN_DISK = 'mount -t tmpfs -o size=%d tmpfs "$TMPDIR" && exec "$@"' % DISK_BYTES
+OWN_DISK = f'mount -t tmpfs -o size={DISK_BYTES} tmpfs "$TMPDIR" && exec "$@"'
 SCRIPT = str(ROOT / "consume-redis-events.py")
 
 
@@ -86,10 +87,9 @@ class Fleet:
         """Why a worker cannot have a disk of its own here; empty if it can."""
         if not shutil.which("unshare"):
             return "there is no unshare"
-        found = subprocess.run(
-            [*own_disk(), "true"], env={"TMPDIR": str(self._programs.folder / "tmp"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            capture_output=True, text=True, check=False, timeout=10,
-        )  # fmt: skip
+        environ = {"TMPDIR": str(self._programs.folder / "tmp"), "PATH": os.environ["PATH"]}
+        command = [*own_disk(), "true"]
+        found = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=10)
         return found.stderr.strip() if found.returncode else ""
 
     def start(self, lanes: int, *, skew_seconds: float = 0.0) -> Pod:
@@ -102,8 +102,8 @@ class Fleet:
         s3, models = Proxy(self._loop, lambda: s3_port), Proxy(self._loop, lambda: model_port)
         tmp = self._programs.folder / "tmp" / name
         tmp.mkdir()
-        program = [sys.executable, "-m", "tests.chaos.skewed", str(skew_seconds), SCRIPT] if skew_seconds else [
-            sys.executable, SCRIPT]  # fmt: skip
+        clock = ["-m", "tests.chaos.skewed", str(skew_seconds)] if skew_seconds else []
+        program = [sys.executable, *clock, SCRIPT]
         environ = {
             **self._programs.s3_environ(f"http://{HOST}:{s3.port}"),
             "HOSTNAME": name,

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.chaos.aof import Command, Step
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from tests.chaos.aof import Command, Log, Step
 
 RECORD = "redis-consumer:job:"
 LEASES = "redis-consumer:leases"
 OURS = "redis-consumer:"
 FINAL = ("done", "failed")
-NOBODY: Mapping[str, str] = {}
 
 
 class Kind(StrEnum):
@@ -44,6 +44,8 @@ class Kind(StrEnum):
     """The entry was pushed, and nothing else."""
     VANISHED = "vanished"
     """The hash was deleted, or ran out."""
+    LOADED = "loaded"
+    """Nothing happened: the log begins with this."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ class Event:
 SHOWN = ("status", "reason", "output_file_name", "deliveries", "updated_by")
 
 
-def events(found: Iterable[Step], queue: str) -> list[Event]:
+def events(log: Log, queue: str) -> list[Event]:
     """Return what happened to the jobs of `queue`, in order."""
     reader = _Reader(queue)
-    return [event for step in found for event in reader.read(step)]
+    loaded = [replace(event, kind=Kind.LOADED) for step in log.base for event in reader.read(step)]
+    return loaded + [event for step in log.steps for event in reader.read(step)]
 
 
 def by_job(found: Iterable[Event]) -> dict[str, list[Event]]:
@@ -146,7 +149,7 @@ class _Reader:
                     (entries.appendleft if name == "LPUSH" else entries.append)(job)
                     _writes(written, job).pushed = True
             case "LREM":
-                self._lists[words[0]] = deque(removed(entries, int(words[1]), words[2]))
+                self._lists[words[0]] = deque(removed(list(entries), int(words[1]), words[2]))
             case _ if entries:
                 ends = (words[2].upper(), words[3].upper()) if name == "LMOVE" else ("RIGHT", "LEFT")
                 job = entries.pop() if ends[0] == "RIGHT" else entries.popleft()
@@ -169,17 +172,16 @@ def _judge(writes: _Writes) -> tuple[Kind, str, str]:
         return Kind.CLAIMED, pod_of(record["list"]), record["token"]
     if writes.fields.get("status") in FINAL:
         return (Kind.SETTLED if "settled" in record else Kind.ENDED), writer, record.get("settled", "")
-    if writes.voided:
-        return Kind.RELEASED, writer, ""
-    if writes.leased:
-        return Kind.RENEWED, writer, ""
-    if writes.vanished:
-        return Kind.VANISHED, "", ""
     if writes.moved_to:
         return Kind.MOVED, pod_of(writes.moved_to), ""
-    if writes.fields:
-        return Kind.WROTE, writer, ""
-    return Kind.QUEUED, "", ""
+    lesser = (
+        (writes.voided, Kind.RELEASED),
+        (writes.leased, Kind.RENEWED),
+        (writes.vanished, Kind.VANISHED),
+        (bool(writes.fields), Kind.WROTE),
+        (True, Kind.QUEUED),
+    )
+    return next(kind for is_so, kind in lesser if is_so), writer, ""
 
 
 def _writes(written: dict[str, _Writes], job: str) -> _Writes:
@@ -195,9 +197,8 @@ def _time_of(writes: _Writes) -> float:
     return dt.datetime.fromisoformat(stamp).timestamp()
 
 
-def removed(entries: Iterable[str], count: int, job: str) -> list[str]:
-    """Return the entries after ``LREM list count job``."""
-    kept, left = list(entries), abs(count) or len(list(entries))
-    order = range(len(kept)) if count >= 0 else range(len(kept) - 1, -1, -1)
-    gone = {index for index in [i for i in order if kept[i] == job][:left]}
-    return [entry for index, entry in enumerate(kept) if index not in gone]
+def removed(entries: Sequence[str], count: int, job: str) -> list[str]:
+    """Return the entries after ``LREM list count job``: all for 0, else so many from the left, or the right below 0."""
+    order = [index for index, entry in enumerate(entries) if entry == job]
+    gone = set(order[-1::-1][:-count] if count < 0 else order[: count or None])
+    return [entry for index, entry in enumerate(entries) if index not in gone]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tests.chaos.faults import Fault
 
-PAIR_SHARE = 0.25
+PAIR_SHARE = 1 / 3
 """How often two faults come at once."""
 
 

@@ -194,7 +194,7 @@ class Proxy:
     async def _hold(self) -> None:
         for spell in list(self._spells):
             await asyncio.sleep(spell.delay_seconds)
-        while any(spell.stalled for spell in self._spells):
+        while any(spell.stalled for spell in self._spells):  # noqa: ASYNC110 - switched from other threads
             await asyncio.sleep(LOOK_SECONDS)
 
     def _look_for_loss(self, link: _Link, chunk: bytes) -> None:

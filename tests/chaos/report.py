@@ -79,8 +79,7 @@ def judge(outcome: Outcome) -> Verdict:
     submitted = {job: (entry.at, entry.at) for job, entry in outcome.evidence.entries.items()}
     spans = submitted | lives(stories)
     for struck, jobs in zip(outcome.struck, hits, strict=True):
-        asserted = outcome.asserted and struck.fault.asserted
-        row = rows.setdefault(struck.fault.name, Row(outcome.name, struck.fault.name, asserted))
+        row = rows.setdefault(struck.fault.name, Row(outcome.name, struck.fault.name, outcome.asserted))
         row.times += 1
         row.jobs += len(jobs)
         seconds = recovery(struck.blow, jobs, stories)
@@ -94,7 +93,7 @@ def judge(outcome: Outcome) -> Verdict:
 
 def merged(histories: Iterable[Sequence[Event]]) -> dict[str, list[Event]]:
     """Return each job's story over all histories, by time: what replicas repeat stands there twice."""
-    stories = by_job(event for history in histories for event in history)
+    stories = by_job(event for history in histories for event in history if event.kind is not Kind.LOADED)
     return {job: sorted(story, key=lambda event: event.at) for job, story in stories.items()}
 
 
@@ -139,17 +138,24 @@ def totals(verdicts: Iterable[Verdict]) -> dict[str, int]:
 
 def table(verdicts: Sequence[Verdict]) -> str:
     """Return the rows as text, columns aligned."""
-    lines = [HEADS]
+    lines = [list(HEADS)]
     for verdict in verdicts:
-        for row in sorted(verdict.rows, key=lambda row: row.fault):
-            name = f"{row.site}: {row.fault}{'' if row.asserted else ' (reported only)'}"
-            numbers = (row.times, row.jobs, row.lost, row.written_twice, row.ghosts, row.failed_wrongly)
-            lines.append((name, *map(str, numbers), told(row.median_s), told(row.worst_s)))
+        lines += [cells(row) for row in sorted(verdict.rows, key=lambda row: row.fault)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADS))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    )  # fmt: skip
+    return "\n".join(aligned(line, widths) for line in lines)
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row as text."""
+    name = f"{row.site}: {row.fault}{'' if row.asserted else ' (reported only)'}"
+    numbers = (row.times, row.jobs, row.lost, row.written_twice, row.ghosts, row.failed_wrongly)
+    return [name, *map(str, numbers), told(row.median_s), told(row.worst_s)]
+
+
+def aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    """Return a line of the table: words to the left, numbers to the right."""
+    first, *numbers = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+    return "  ".join([first.strip().ljust(widths[0]), *numbers])
 
 
 def told(seconds: float | None) -> str:

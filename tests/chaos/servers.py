@@ -32,6 +32,8 @@ DURABLE = (
 )
 MASTER = "mymaster"
 SENTINELS = 3
+DOWN_AFTER_MILLISECONDS = 2000
+"""With less, a master on a busy machine is taken for dead while it lives: another fault than the one that is meant."""
 IGNORANT_SHARE = 0.25
 """How often an old master comes back as a master: the Sentinels take ten seconds to put it right."""
 ANSWER_SECONDS = 2.0
@@ -55,6 +57,9 @@ class Site(Protocol):
 
     def crash(self, rng: Random) -> float:
         """Kill the master and bring things to where they can be hurt again; return when writes were taken again."""
+
+    def depose(self) -> None:
+        """Make another server the master while the old one lives."""
 
     def pid(self) -> int:
         """Return the process id of the master."""
@@ -99,10 +104,14 @@ class Single:
         """See `Site.crash`."""
         self._server.kill()
         if self._loses_seconds:
-            last = aof.files(self._folder / "appendonlydir")[-1]
+            last = aof.files(self._folder / "appendonlydir")[1][-1]
             last.write_bytes(aof.cut_before(last.read_bytes(), time.time() - self._loses_seconds))
         self._start()
         return time.time()
+
+    def depose(self) -> None:
+        """See `Site.depose`."""
+        raise NotImplementedError("there is no other")
 
     def stop(self) -> None:
         """See `Site.stop`."""
@@ -130,7 +139,10 @@ class Replicated:
         self._servers: dict[int, Server] = {}
         self._run(master)
         self._run(replica, "--replicaof", HOST, str(master))
-        self._sentinels = [start_sentinel(folder / f"sentinel-{i}", {MASTER: master}) for i in range(SENTINELS)]
+        self._sentinels = [
+            start_sentinel(folder / f"sentinel-{i}", {MASTER: master}, down_after_milliseconds=DOWN_AFTER_MILLISECONDS)
+            for i in range(SENTINELS)
+        ]
         wait_until(self._settled, "Sentinels that know each other and the replica")
 
     def port(self) -> int:
@@ -166,6 +178,14 @@ class Replicated:
         wait_until(self._settled, "Sentinels that know the old master as a replica")
         return now
 
+    def depose(self) -> None:
+        """Make the Sentinels fail over while the master lives; for ten seconds it does not know that it is none."""
+        old = self._master()
+        with redis.Redis(HOST, self.port(), socket_timeout=ANSWER_SECONDS) as asked:
+            asked.sentinel_failover(MASTER)
+        wait_until(lambda: self._master() != old, "a failover")
+        wait_until(self._settled, "Sentinels that know the old master as a replica")
+
     def stop(self) -> None:
         """See `Site.stop`."""
         for server in [*self._sentinels, *self._servers.values()]:
@@ -191,7 +211,7 @@ class Replicated:
         self._archive.append(kept)
 
     def _ask(self) -> Any:
-        found: Any = Sentinel(  # type: ignore[no-untyped-call] # redis-py leaves it so
+        found: Any = Sentinel(
             [(HOST, sentinel.port) for sentinel in self._sentinels], sentinel_kwargs={"socket_timeout": ANSWER_SECONDS}
         )
         return found
@@ -199,7 +219,7 @@ class Replicated:
     def _master(self) -> int:
         """Return the port of the master that the first Sentinel names: it is the one that workers ask."""
         with redis.Redis(HOST, self._sentinels[0].port, decode_responses=True, socket_timeout=ANSWER_SECONDS) as asked:
-            _, port = asked.sentinel_get_master_addr_by_name(MASTER)  # type: ignore[no-untyped-call] # redis-py's
+            _, port = asked.sentinel_get_master_addr_by_name(MASTER)
             return int(port)
 
     def _settled(self) -> bool:
@@ -222,8 +242,8 @@ class Replicated:
     @staticmethod
     def _knows(port: int, master: int) -> bool:
         with redis.Redis(HOST, port, decode_responses=True, socket_timeout=ANSWER_SECONDS) as asked:
-            state: Any = asked.sentinel_master(MASTER)  # type: ignore[no-untyped-call] # redis-py's
-            replicas: Any = asked.sentinel_slaves(MASTER)  # type: ignore[no-untyped-call] # redis-py's
+            state: Any = asked.sentinel_master(MASTER)
+            replicas: Any = asked.sentinel_slaves(MASTER)
         ready = [one for one in replicas if not one["is_sdown"] and one["master-link-status"] == "ok"]
         return bool(
             state["port"] == master
