@@ -68,7 +68,10 @@ class Verdict:
 def judge(outcome: Outcome) -> Verdict:
     """Check everything, and tell which fault each broken rule may be due to."""
     stories = merged(outcome.evidence.histories)
-    every = holds(stories)
+    # A push that nobody acknowledged may be undone by a failover: nobody waits for that job.
+    relied_on = {job for job, entry in outcome.evidence.entries.items() if entry.acknowledged}
+    relied_on |= outcome.evidence.final.keys()
+    every = [hold for hold in holds(stories) if hold.job in relied_on]
     hits = [hit(struck.blow, every) for struck in outcome.struck]
     broken = [
         *violations(outcome.evidence),

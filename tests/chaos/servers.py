@@ -211,7 +211,7 @@ class Replicated:
         self._archive.append(kept)
 
     def _ask(self) -> Any:
-        found: Any = Sentinel(
+        found: Any = Sentinel(  # type: ignore[no-untyped-call] # redis-py leaves it so
             [(HOST, sentinel.port) for sentinel in self._sentinels], sentinel_kwargs={"socket_timeout": ANSWER_SECONDS}
         )
         return found
