@@ -160,7 +160,7 @@ class Proxy:
         self._links.add(link)
         try:
             both = asyncio.gather(self._requests(link, reader), self._replies(link, server_reader))
-            with suppress(OSError):
+            with suppress(OSError, asyncio.CancelledError):  # cancelled is who waits when the loop ends
                 await both
         finally:
             self._links.discard(link)
