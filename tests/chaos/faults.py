@@ -103,16 +103,14 @@ def rolling_restart(hurt: Hurt, rng: Random) -> Blow:
     """SIGTERM to every worker in turn, after its successor was started."""
     began, pods = time.time(), hurt.fleet.pods()
     for pod in rng.sample(pods, len(pods)):
-        hurt.fleet.start(pod.lanes)
-        hurt.fleet.drain(pod)
+        hurt.fleet.replace(pod)
     return Blow(began, time.time(), frozenset(pod.name for pod in pods))
 
 
 def skew_clock(hurt: Hurt, rng: Random) -> Blow:
     """A worker is replaced by one whose clock is minutes off."""
     pod, began = hurt.fleet.choose(rng), time.time()
-    skewed = hurt.fleet.start(pod.lanes, skew_seconds=rng.choice((-1, 1)) * rng.uniform(120, 3600))
-    hurt.fleet.drain(pod)
+    skewed = hurt.fleet.replace(pod, skew_seconds=rng.choice((-1, 1)) * rng.uniform(120, 3600))
     return Blow(began, time.time(), frozenset({pod.name, skewed.name}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
-from tests.acceptance.bench import ROOT
+from tests.acceptance.bench import ROOT, text_of, wait_for
 from tests.chaos.ledger import QUEUE
 from tests.chaos.model_server import MODEL
 from tests.chaos.proxy import Proxy
@@ -37,6 +38,8 @@ LANES = (1, 2, 1, 3)
 """CONCURRENCY of each pod of the fleet."""
 DRAIN_SECONDS = (0, 0.05, 2)
 """By turns: a worker that hands everything back at once, one that ends some jobs first, and one that ends them all."""
+WORKING = "Takes image jobs"
+"""What a worker says once it hears signals."""
 EXIT_SECONDS = 20.0
 BUSY_SECONDS = 2.0
 DISK_BYTES = 1 << 20
@@ -146,13 +149,20 @@ class Fleet:
             time.sleep(0.01)
         return rng.choice(self.pods())
 
+    def replace(self, pod: Pod, *, skew_seconds: float = 0.0) -> Pod:
+        """Start a successor, and end a worker in order once that one works; return the successor."""
+        successor = self.start(pod.lanes, skew_seconds=skew_seconds)
+        wait_for(successor.child, WORKING)
+        self.drain(pod)
+        return successor
+
     def drain(self, pod: Pod) -> None:
         """End a worker with SIGTERM and wait for it; more than that it does not get."""
         self._drop(pod)
         pod.child.process.terminate()
         try:
             code = pod.child.process.wait(EXIT_SECONDS)
-            if code:
+            if code and not (code == -signal.SIGTERM and WORKING not in text_of(pod.child)):
                 self.unclean.append(f"{pod.name} ended with exit code {code}")
         except subprocess.TimeoutExpired:
             self.unclean.append(f"{pod.name} did not end within {EXIT_SECONDS:g} s of SIGTERM")

@@ -19,11 +19,13 @@ from redis_consumer.testing.servers import HOST
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[object, object, None]]
+
 CHUNK_BYTES = 1 << 16
 LOOK_SECONDS = 0.02
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends RST, and what was not sent is dropped."""
-NOTHING = (b"$-1\r\n", b"*-1\r\n", b":0\r\n")
+NOTHING = (b"$-1\r\n", b"*-1\r\n", b"_\r\n", b":0\r\n")
 """Replies without news; losing one proves nothing."""
 REQUEST = re.compile(rb"(GET|PUT|HEAD|POST|DELETE) /")
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -71,6 +73,7 @@ class Loop:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
+        self._servers: list[asyncio.Server] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -86,8 +89,15 @@ class Loop:
         """Do something in the loop and wait for it."""
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
-    @staticmethod
-    async def _end() -> None:
+    async def listen(self, serve: Serve) -> asyncio.Server:
+        """Serve a free port until the loop ends, or the server is closed."""
+        server = await asyncio.start_server(serve, HOST, 0)
+        self._servers.append(server)
+        return server
+
+    async def _end(self) -> None:
+        for server in self._servers:
+            server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -134,7 +144,7 @@ class Proxy:
             self._losses.remove(loss)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, HOST, 0)
+        self._server = await self._loop.listen(self._serve)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _end(self) -> None:
