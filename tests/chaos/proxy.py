@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[object, object, None]]
 
 CHUNK_BYTES = 1 << 16
+TAIL_BYTES = 64
+"""Longer than any marker."""
 LOOK_SECONDS = 0.02
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends RST, and what was not sent is dropped."""
@@ -208,10 +210,10 @@ class Proxy:
             await asyncio.sleep(LOOK_SECONDS)
 
     def _look_for_loss(self, link: _Link, chunk: bytes) -> None:
-        text = link.tail + chunk
-        link.tail = chunk[-64:]
+        text, known = link.tail + chunk, len(link.tail)
+        link.tail = text[-TAIL_BYTES:]
         for loss in self._losses:
-            if loss.marker in text:
+            if text.find(loss.marker, max(0, known - len(loss.marker) + 1)) >= 0:
                 link.loss = loss
 
     def _lost(self, link: _Link, loss: Loss, reply: bytes) -> bool:
