@@ -39,7 +39,7 @@ check: dev  ## lint, types, layers, docs
 	$(BIN)/python docs/check.py
 
 chaos: dev  ## hurt the whole system at random and prove that nothing is lost; LONG=1 for half an hour of it
-	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
 format: dev  ## let ruff write
 	$(BIN)/ruff check --fix

@@ -20,8 +20,8 @@ MISSING = "is not in the bucket"
 """How the reason of a job reads whose image does not exist."""
 RECORD_BYTES = 2048
 """A job leaves so much in Redis at most, of ours, until it runs out."""
-KEYS_BESIDE = 16
-"""Keys of ours that are not about one job."""
+SHARED_BYTES = 1 << 16
+"""What is ours beside that: who ever had a list."""
 
 
 class Rule(StrEnum):
@@ -153,6 +153,10 @@ def failed_wrongly(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(Rule.WRONG, key, f"its image does not exist, and it is {status}: {reason}")
         elif not entry.fails and status == "failed":
             yield Violation(Rule.WRONG, key, reason)
+    for key, sights in evidence.sights.items():
+        for sight in sights:
+            if not (sight.output_url if sight.status == "done" else sight.reason):
+                yield Violation(Rule.WRONG, key, f"seen was {sight}: it does not say all that a page shows")
     for key, what in evidence.wrong_results.items():
         yield Violation(Rule.WRONG, key, what)
 
@@ -171,6 +175,9 @@ def left_behind(evidence: Evidence) -> Iterator[Violation]:
             records += 1
             if key.ttl < 0 or key.size > RECORD_BYTES:
                 yield Violation(Rule.LEFT, name, f"a record of {key.size} bytes that lives {key.ttl} s")
+    ours = sum(key.size for name, key in evidence.keys.items() if name.startswith("redis-consumer:"))
+    if ours > SHARED_BYTES + 2 * RECORD_BYTES * len(evidence.final):
+        yield Violation(Rule.LEFT, "redis-consumer:*", f"{ours} bytes for {len(evidence.final)} jobs")
     if records > len(evidence.final):
         yield Violation(Rule.LEFT, "redis-consumer:job:*", f"{records} records of {len(evidence.final)} jobs")
 

@@ -18,7 +18,7 @@ from tests.chaos.history import FINAL, Kind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from tests.chaos.faults import Blow
+    from tests.chaos.blows import Blow
     from tests.chaos.history import Event
 
 ALIVE = (Kind.CLAIMED, Kind.RENEWED, Kind.SETTLED, Kind.ENDED)

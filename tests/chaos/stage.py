@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import tifffile
 from tests.chaos import aof, uploads
+from tests.chaos.blows import Hurt, NotInjected
 from tests.chaos.checker import Evidence, Key, Rule, Violation
-from tests.chaos.faults import Hurt, NotInjected
 from tests.chaos.fleet import LANES, Fleet
 from tests.chaos.history import events
-from tests.chaos.ledger import QUEUE, Ledger, name_of, number_of, picture
+from tests.chaos.ledger import QUEUE, Ledger
 from tests.chaos.load import Frontend, OurSubmitter, Pace, Poller
+from tests.chaos.results import wrong_results
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
 
-    from obstore.store import S3Store
     from tests.acceptance.bench import Programs
-    from tests.chaos.faults import Blow, Fault
+    from tests.chaos.blows import Blow
+    from tests.chaos.faults import Fault
     from tests.chaos.models import Models
     from tests.chaos.plan import Round, Strike
     from tests.chaos.proxy import Loop
@@ -135,10 +132,14 @@ class Act:
         final, keys = snapshot(self._site.connect())
         self._site.stop()
         histories = [events(aof.read(folder), QUEUE) for folder in self._site.logs()]
-        stored = uploads.read(self._tools.s3_log)
-        wrong = dict(wrong_results(self._tools.programs.s3, final))
         evidence = Evidence(
-            dict(self.ledger.entries), dict(self.ledger.sights), histories, final, frozenset(stored), wrong, keys
+            entries=dict(self.ledger.entries),
+            sights=dict(self.ledger.sights),
+            histories=histories,
+            final=final,
+            uploads=frozenset(uploads.read(self._tools.s3_log)),
+            wrong_results=dict(wrong_results(self._tools.programs.s3, final)),
+            keys=keys,
         )
         unclean = [*self._unclean, *(Violation(Rule.UNCLEAN, "", text) for text in self._fleet.unclean)]
         return Outcome(self.name, self._asserted, evidence, self._struck, unclean, self._skipped)
@@ -179,34 +180,3 @@ def length(redis: Any, name: str, kind: str) -> int:
     """Return how many members a list or a sorted set has."""
     commands = {"list": redis.llen, "zset": redis.zcard}
     return int(commands[kind](name)) if kind in commands else 0
-
-
-def wrong_results(store: S3Store, final: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield the jobs that are done and whose zip is not what it should be, and what is wrong."""
-    done = [(key, fields) for key, fields in final.items() if fields.get("status") == "done"]
-
-    def wrong(job: tuple[str, Mapping[str, str]]) -> str:
-        return fault_of(store, *job)
-
-    with ThreadPoolExecutor(4) as pool:
-        for (key, _), what in zip(done, pool.map(wrong, done), strict=True):
-            if what:
-                yield key, what
-
-
-def fault_of(store: S3Store, key: str, fields: Mapping[str, str]) -> str:
-    """Return what is wrong with a result, or nothing: it must be the job's own image, pixel by pixel."""
-    number, output = number_of(key), fields.get("output_file_name", "")
-    if not fields.get("output_url", "").endswith(f"/{output}"):
-        return f"output_url {fields.get('output_url')} is not about {output}"
-    try:
-        with zipfile.ZipFile(io.BytesIO(bytes(store.get(output).bytes()))) as archive:
-            ((name, content),) = [(name, archive.read(name)) for name in archive.namelist()]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        return f"its result {output} cannot be read: {error}"
-    expected = picture(number)
-    if name != f"{name_of(number).removesuffix('.tif')}_feature_0.tif":
-        return f"its result holds {name}"
-    if not np.array_equal(tifffile.imread(io.BytesIO(content)), expected.astype(np.float32)):
-        return f"its result {output} is not its own image"
-    return ""

@@ -77,6 +77,11 @@ def test_a_good_job_must_not_fail_and_a_bad_one_must() -> None:
     assert rules(evidence([], fields={"status": "failed", "reason": "Disk full"}, fails=True)) == [Rule.WRONG]
 
 
+@pytest.mark.parametrize("sight", [Sight("done", "", ""), Sight("failed", "", "")])
+def test_an_end_is_seen_with_all_that_a_page_shows(sight: Sight) -> None:
+    assert rules(evidence(sights=[sight])) == [Rule.WRONG]
+
+
 def test_a_result_must_be_the_jobs_own() -> None:
     assert rules(evidence(wrong_results={JOB: "it is another's"})) == [Rule.WRONG]
 
@@ -91,6 +96,7 @@ def test_a_result_must_be_the_jobs_own() -> None:
         ("redis-consumer:seen", Key("zset", length=1)),
         ("redis-consumer:job:x", Key("hash", size=300, ttl=-1)),
         ("redis-consumer:job:x", Key("hash", size=10_000, ttl=600)),
+        ("redis-consumer:dead", Key("hash", size=1_000_000)),
     ],
 )
 def test_nothing_is_left_in_redis(name: str, key: Key) -> None:

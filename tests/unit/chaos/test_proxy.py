@@ -13,7 +13,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from tests.acceptance.bench import wait_until
-from tests.chaos.faults import moves, scripts
+from tests.chaos.blows import moves, scripts
 from tests.chaos.proxy import Loop, Loss, Proxy, Spell
 
 from redis_consumer.testing.servers import HOST, start_redis

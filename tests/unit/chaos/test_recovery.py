@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from tests.chaos.faults import Blow
+from tests.chaos.blows import Blow
 from tests.chaos.history import Event, Kind
 from tests.chaos.recovery import hit, holds, recovery
 from tests.unit.chaos.logs import CLEAN, JOB, TAKEN_OVER, event, moved, queued, settled

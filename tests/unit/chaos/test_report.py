@@ -4,8 +4,9 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tests.chaos.blows import Blow, Hurt
 from tests.chaos.checker import Rule
-from tests.chaos.faults import Blow, Fault, Hurt, Where
+from tests.chaos.faults import Fault, Where
 from tests.chaos.report import as_json, judge, stories, table
 from tests.chaos.stage import Outcome, Struck
 from tests.unit.chaos.logs import CLEAN, JOB, TAKEN_OVER, claimed, evidence, queued, settled, swept
