@@ -62,7 +62,7 @@ SCENES = (
         (2, 5),
         0.04,
     ),
-    Scene("two masters", Replicated, False, (0, 4), 0.01),
+    Scene("two-masters", Replicated, False, (0, 4), 0.01),
 )
 
 

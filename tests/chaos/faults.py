@@ -94,7 +94,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("Redis cuts all clients", Where.REDIS, cut_clients, EVERYWHERE),
     Fault("Sentinel failover", Where.REDIS, crash_redis, REPLICATED),
     Fault("power cut, AOF everysec", Where.REDIS, crash_redis, RELAXED),
-    Fault("failover without a death", Where.REDIS, depose_master, frozenset({"two masters"})),
+    Fault("failover without a death", Where.REDIS, depose_master, frozenset({"two-masters"})),
     Fault("storage answers 500", Where.STORAGE, partial(refuse_storage, status=500)),
     Fault("storage answers 503", Where.STORAGE, partial(refuse_storage, status=503)),
     Fault("storage resets", Where.STORAGE, reset_storage),
