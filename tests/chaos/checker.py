@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from tests.chaos.history import FINAL, Event, Kind, by_job
+from tests.chaos.ledger import QUEUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 MISSING = "is not in the bucket"
 """How the reason of a job reads whose image does not exist."""
-RECORD_BYTES = 2048
+RECORD_BYTES = 8192
 """A job leaves so much in Redis at most, of ours, until it runs out."""
 SHARED_BYTES = 1 << 16
 """What is ours beside that: who ever had a list."""
@@ -182,4 +183,4 @@ def left_behind(evidence: Evidence) -> Iterator[Violation]:
         yield Violation(Rule.LEFT, "redis-consumer:job:*", f"{records} records of {len(evidence.final)} jobs")
 
 
-TRANSIENT = ("redis-consumer:leases", "redis-consumer:seen", "redis-consumer:due")
+TRANSIENT = ("redis-consumer:leases", "redis-consumer:seen", "redis-consumer:due", f"redis-consumer:submitted:{QUEUE}")

@@ -41,7 +41,7 @@ class Kind(StrEnum):
     RELEASED = "released"
     """The token was taken back by `pod`, who handed the job on; or by nobody (""), the sweep."""
     QUEUED = "queued"
-    """The entry was pushed, and nothing else."""
+    """The entry was pushed: by a submit, or by the sweep where nobody held the job."""
     VANISHED = "vanished"
     """The hash was deleted, or ran out."""
     LOADED = "loaded"
@@ -178,6 +178,7 @@ def _judge(writes: _Writes) -> tuple[Kind, str, str]:
         (writes.voided, Kind.RELEASED),
         (writes.leased, Kind.RENEWED),
         (writes.vanished, Kind.VANISHED),
+        (writes.pushed, Kind.QUEUED),
         (bool(writes.fields), Kind.WROTE),
         (True, Kind.QUEUED),
     )

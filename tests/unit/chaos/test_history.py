@@ -44,7 +44,7 @@ def test_a_job_from_its_push_to_its_claim() -> None:
         ([f"ZADD {LEASES} 9 {JOB}", f"HSET {JOB} updated_by pod-1"], Kind.RENEWED, "pod-1", ""),
         ([f"HSET {JOB} status predicting updated_by pod-3"], Kind.WROTE, "pod-3", ""),
         ([f"DEL {JOB}"], Kind.VANISHED, "", ""),
-        ([f"RPUSH chaos {JOB}"], Kind.QUEUED, "", ""),
+        ([f"HSET {JOB} status new", f"LPUSH chaos {JOB}"], Kind.QUEUED, "", ""),
     ],
 )
 def test_what_a_step_was(commands: list[str], kind: Kind, pod: str, token: str) -> None:
