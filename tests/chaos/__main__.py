@@ -177,7 +177,8 @@ def conclude(run: Run, verdicts: list[Verdict]) -> bool:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     for verdict in verdicts:
-        print(stories(verdict), end="\n" if verdict.broken else "")
+        if told := stories(verdict):
+            print(told)
     print(table(verdicts))
     heads = (
         "jobs",
@@ -187,6 +188,7 @@ def conclude(run: Run, verdicts: list[Verdict]) -> bool:
         "ghosts",
         "failed_wrongly",
         "worst_recovery_s",
+        "slowest_job_s",
         "lease_s",
         "seed",
     )

@@ -77,8 +77,11 @@ def _back(story: Sequence[Event], moment: float) -> float:
 
 
 def lives(stories: Mapping[str, Sequence[Event]]) -> dict[str, tuple[float, float]]:
-    """Return when each job was seen first and when it became final (infinity: never)."""
-    return {job: (story[0].at, _end(story)) for job, story in stories.items() if story}
+    """Return when each job was seen first and when it became final (infinity: never).
+
+    A server does not note the time in its first second.
+    """
+    return {job: (next((event.at for event in story if event.at), 0.0), _end(story)) for job, story in stories.items()}
 
 
 def _end(story: Sequence[Event]) -> float:

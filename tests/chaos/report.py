@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tests.chaos.history import Event
     from tests.chaos.stage import Outcome, Struck
 
+SLOW_SECONDS = 20.0
+"""Whose job takes longer, with faults of a few seconds, is told: nothing is broken, but somebody waited."""
 AFTERMATH_SECONDS = 10.0
 """A job that lived so soon after a fault may have suffered from it."""
 COUNTS = {"lost": Rule.LOST, "written_twice": Rule.TWICE, "ghosts": Rule.GHOST, "failed_wrongly": Rule.WRONG}
@@ -63,6 +65,12 @@ class Verdict:
     def jobs(self) -> int:
         """Return how many jobs were submitted and acknowledged."""
         return sum(entry.acknowledged for entry in self.outcome.evidence.entries.values())
+
+
+def slowest(verdict: Verdict) -> tuple[float, str]:
+    """Return the longest time from a job's submit to its end, and whose it was; 0 without any."""
+    spans = {job: span for job, span in lives(verdict.stories).items() if span[1] < float("inf")}
+    return max(((round(end - begin, 3), job) for job, (begin, end) in spans.items()), default=(0.0, ""))
 
 
 def judge(outcome: Outcome) -> Verdict:
@@ -167,12 +175,21 @@ def told(seconds: float | None) -> str:
 
 
 def stories(verdict: Verdict, most: int = 10) -> str:
-    """Return the broken rules of an act, the first ones with all that the servers' logs say about the job."""
-    lines = []
-    for number, violation in enumerate(verdict.broken):
+    """Return the broken rules of an act, the first ones with all that the servers' logs say about the job.
+
+    So is the story of the job that took longest, if it took long.
+    """
+    lines: list[str] = []
+    shown: set[str] = set()
+    for violation in verdict.broken:
         lines.append(f"{verdict.outcome.name}: {violation.rule}: {violation.job}: {violation.text}")
-        if number < most:
+        if len(shown) < most and violation.job not in shown:
+            shown.add(violation.job)
             lines += [f"    {event}" for event in verdict.stories.get(violation.job, ())]
+    seconds, job = slowest(verdict)
+    if seconds > SLOW_SECONDS:
+        lines.append(f"{verdict.outcome.name}: the slowest job took {seconds:.1f} s: {job}")
+        lines += [f"    {event}" for event in verdict.stories[job]]
     return "\n".join(lines)
 
 
@@ -185,6 +202,7 @@ def as_json(verdicts: Sequence[Verdict], **more: object) -> dict[str, object]:
         "faults": sum(row.times for verdict in verdicts for row in verdict.rows),
         **totals(asserted),
         "worst_recovery_s": max(worst, default=None),
+        "slowest_job_s": max((slowest(verdict)[0] for verdict in asserted), default=None),
         "reported_only": totals(verdict for verdict in verdicts if not verdict.outcome.asserted),
         **more,
         "rows": [
