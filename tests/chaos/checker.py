@@ -36,6 +36,8 @@ class Rule(StrEnum):
     """Something was written by who did not hold the job, or a result that was never uploaded was accepted."""
     WRONG = "failed wrongly"
     """A good job failed, a bad one did not, or the result is not that of the job's image."""
+    STOLEN = "stolen"
+    """A job was claimed while another pod's lease on it ran."""
     COUNTED = "counted"
     """A delivery was counted though nothing cost a run."""
     LEFT = "left behind"
@@ -68,6 +70,7 @@ class Evidence:
     """Jobs whose zip does not hold their own image, and what is wrong."""
     keys: Mapping[str, Key] = field(default_factory=dict)
     """Every key that is no job, at the end."""
+    lease_seconds: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def violations(evidence: Evidence) -> list[Violation]:
         *lost(evidence),
         *written_twice(evidence),
         *ghosts(evidence),
+        *stolen(evidence),
         *failed_wrongly(evidence),
         *left_behind(evidence),
     ]
@@ -141,6 +145,20 @@ def _judge(job: str, event: Event, token: str, pod: str) -> Iterator[Violation]:
         yield Violation(Rule.GHOST, job, f"settled under a token that is void: {event}")
     elif writer and writer != pod:
         yield Violation(Rule.GHOST, job, f"written by {writer}, while {pod or 'nobody'} held it: {event}")
+
+
+def stolen(evidence: Evidence) -> Iterator[Violation]:
+    """Yield claims of jobs that another pod held: its lease had not run out, and it had not let go."""
+    for history in evidence.histories:
+        for job, story in by_job(history).items():
+            holder, until = "", 0.0
+            for event in story:
+                if event.kind is Kind.CLAIMED and event.pod != holder and event.at < until:
+                    yield Violation(Rule.STOLEN, job, f"{holder} had it for {until - event.at:.3f} s more: {event}")
+                if event.kind in (Kind.CLAIMED, Kind.RENEWED):
+                    holder, until = event.pod, event.at + evidence.lease_seconds
+                elif event.kind in (Kind.RELEASED, Kind.SETTLED, Kind.ENDED):
+                    until = 0.0
 
 
 def failed_wrongly(evidence: Evidence) -> Iterator[Violation]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tests.chaos import aof, uploads
 from tests.chaos.blows import Hurt, NotInjected
 from tests.chaos.checker import Evidence, Key, Rule, Violation
-from tests.chaos.fleet import LANES, Fleet
+from tests.chaos.fleet import LANES, LEASE_SECONDS, Fleet
 from tests.chaos.history import events
 from tests.chaos.ledger import QUEUE, Ledger
 from tests.chaos.load import Frontend, OurSubmitter, Pace, Poller
@@ -140,6 +140,7 @@ class Act:
             uploads=frozenset(uploads.read(self._tools.s3_log)),
             wrong_results=dict(wrong_results(self._tools.programs.s3, final)),
             keys=keys,
+            lease_seconds=LEASE_SECONDS,
         )
         unclean = [*self._unclean, *(Violation(Rule.UNCLEAN, "", text) for text in self._fleet.unclean)]
         return Outcome(self.name, self._asserted, evidence, self._struck, unclean, self._skipped)

@@ -71,6 +71,13 @@ def test_the_sweep_is_no_ghost() -> None:
     assert rules(evidence([*CLEAN[:3], swept(5), claimed(6, "b", "t2"), settled(7, "b", "t2")])) == []
 
 
+def test_a_job_is_stolen_while_its_lease_runs_and_taken_over_afterwards() -> None:
+    renewed = [*CLEAN[:3], event(3.5, Kind.RENEWED, "a")]
+    assert Rule.STOLEN in rules(evidence([*renewed, claimed(5.4, "b", "t2"), settled(6, "b", "t2")]))
+    assert rules(evidence([*renewed, claimed(5.5, "b", "t2"), settled(6, "b", "t2")])) == []
+    assert rules(evidence([*renewed, swept(4), claimed(5, "b", "t2"), settled(6, "b", "t2")])) == [], "it was let go"
+
+
 def test_a_good_job_must_not_fail_and_a_bad_one_must() -> None:
     assert rules(evidence([], fields={"status": "failed", "reason": "Given up after 5 deliveries"})) == [Rule.WRONG]
     assert rules(evidence([], fails=True)) == [Rule.WRONG]
