@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TYPE ?= segmentation
 
-.PHONY: help install dev demo test check format bench protos clean
+.PHONY: help install dev demo test check chaos format bench protos clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ check: dev  ## lint, types, layers, docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/check.py
+
+chaos: dev  ## hurt the whole system at random and prove that nothing is lost; LONG=1 for half an hour of it
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
 format: dev  ## let ruff write
 	$(BIN)/ruff check --fix

@@ -52,13 +52,12 @@ POLICY = f"""{{"Version": "2012-10-17", "Statement": [{{"Effect": "Deny", "Princ
 "Action": "s3:GetObject", "Resource": "arn:aws:s3:::{BUCKET}/{FORBIDDEN}/*"}}]}}"""
 
 
-class Bench:
-    """Servers that all tests share, and the workers that they start."""
+class Programs:
+    """Processes that are gone when the block is left, or when we die, and an S3 server among them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.programs: list[Child] = []
-        self._workers: dict[str, list[Child]] = {}
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
@@ -76,47 +75,13 @@ class Bench:
         self._cleanup.close()
 
     def _start(self) -> None:
-        for name in ("models", "bucket", "tmp", "logs"):
+        for name in ("tmp", "logs"):
             (self.folder / name).mkdir(parents=True)
         self._keeper = Keeper(self.folder)
         self._cleanup.callback(self._keeper.release)
-        server = start_redis(self.folder / "redis")
-        self._cleanup.callback(server.stop)
-        self.redis_port = server.port
-        # Its types are unions of bytes and text, awaited or not.
-        self.redis: Any = redis.Redis(HOST, server.port, decode_responses=True, socket_timeout=WAIT_SECONDS)
-        self._cleanup.callback(self.redis.close)
-        self.tap = Tap(HOST, server.port)
-        self._cleanup.callback(self.tap.close)
-        save_models(self.folder / "models")
-        self.model_server = self.serve_models(self.folder / "models")
-        self._start_s3()
-        self.tf_port = self.port_of(self.model_server)
-        self.local = LocalStore(self.folder / "bucket")
-        self.local_url = (self.folder / "bucket").as_uri()
-
-    def _start_s3(self) -> None:
-        port = free_port()
-        command = [sys.executable, "-P", "-m", "moto.server", "-H", HOST, "-p", str(port)]
-        self.start("s3", command, {})
-        self.endpoint = f"http://{HOST}:{port}"
-        wait_until(lambda: answers(f"{self.endpoint}/moto-api/"), "the S3 server")
-        put(f"{self.endpoint}/{BUCKET}")
-        put(f"{self.endpoint}/{BUCKET}?policy", POLICY.encode())
-        self.s3 = S3Store(
-            BUCKET,
-            endpoint=self.endpoint,
-            region="us-east-1",
-            access_key_id="any",
-            secret_access_key="any",  # noqa: S106 - moto takes any
-            virtual_hosted_style_request=False,
-            client_options={"allow_http": True},
-        )
-
-    # Processes.
 
     def start(self, name: str, command: list[str], environ: Mapping[str, str], *, cwd: Path | None = None) -> Child:
-        """Start a process that has `environ` and hardly anything else; ended with the bench at the latest."""
+        """Start a process that has `environ` and hardly anything else; ended with the block at the latest."""
         log = self.folder / "logs" / f"{len(self.programs)}-{name}.log"
         bare = {"PATH": os.environ["PATH"], "TMPDIR": str(self.folder / "tmp")}
         with log.open("wb") as out:
@@ -128,6 +93,64 @@ class Bench:
         self.programs.append(child)
         self._cleanup.callback(stop, child)
         return child
+
+    def start_s3(self) -> Child:
+        """Start an S3 server with an empty bucket; its log names every request and its status."""
+        port = free_port()
+        child = self.start("s3", [sys.executable, "-P", "-m", "moto.server", "-H", HOST, "-p", str(port)], {})
+        self.endpoint = f"http://{HOST}:{port}"
+        wait_until(lambda: answers(f"{self.endpoint}/moto-api/"), "the S3 server")
+        put(f"{self.endpoint}/{BUCKET}")
+        self.s3 = S3Store(
+            BUCKET,
+            endpoint=self.endpoint,
+            region="us-east-1",
+            access_key_id="any",
+            secret_access_key="any",  # noqa: S106 - moto takes any
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )
+        return child
+
+    def s3_environ(self, endpoint: str) -> dict[str, str]:
+        """Return the variables of a worker that reaches the bucket at `endpoint`."""
+        return {
+            "STORAGE_BUCKET": f"s3://{BUCKET}",
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_ENDPOINT_URL": endpoint,
+        }
+
+
+class Bench(Programs):
+    """Servers that all tests share, and the workers that they start."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._workers: dict[str, list[Child]] = {}
+
+    def _start(self) -> None:
+        super()._start()
+        for name in ("models", "bucket"):
+            (self.folder / name).mkdir()
+        server = start_redis(self.folder / "redis")
+        self._cleanup.callback(server.stop)
+        self.redis_port = server.port
+        # Its types are unions of bytes and text, awaited or not.
+        self.redis: Any = redis.Redis(HOST, server.port, decode_responses=True, socket_timeout=WAIT_SECONDS)
+        self._cleanup.callback(self.redis.close)
+        self.tap = Tap(HOST, server.port)
+        self._cleanup.callback(self.tap.close)
+        save_models(self.folder / "models")
+        self.model_server = self.serve_models(self.folder / "models")
+        self.start_s3()
+        put(f"{self.endpoint}/{BUCKET}?policy", POLICY.encode())
+        self.tf_port = self.port_of(self.model_server)
+        self.local = LocalStore(self.folder / "bucket")
+        self.local_url = (self.folder / "bucket").as_uri()
+
+    # Processes.
 
     def check(self, queue: str) -> None:
         """Fail if nobody serves a queue any more, since its workers ended with an error."""
@@ -163,11 +186,7 @@ class Bench:
             "REDIS_PORT": str(self.redis_port),
             "TF_HOST": HOST,
             "TF_PORT": str(self.tf_port),
-            "STORAGE_BUCKET": f"s3://{BUCKET}",
-            "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "any",
-            "AWS_SECRET_ACCESS_KEY": "any",
-            "AWS_ENDPOINT_URL": self.endpoint,
+            **self.s3_environ(self.endpoint),
             "NUCLEAR_MODEL": "NuclearSegmentation:1",
             **variables,
         }

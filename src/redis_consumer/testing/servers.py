@@ -88,16 +88,25 @@ def start_redis(folder: Path, port: int = 0, *options: str, binary: str | None =
 
 
 def start_sentinel(
-    folder: Path, masters: dict[str, int], *, port: int = 0, quorum: int = 2, binary: str | None = None
+    folder: Path,
+    masters: dict[str, int],
+    *,
+    port: int = 0,
+    quorum: int = 2,
+    down_after_milliseconds: int = 500,
+    binary: str | None = None,
 ) -> Server:
-    """Start a Sentinel that watches the masters (name to port), and wait until it answers."""
+    """Start a Sentinel that watches the masters (name to port), and wait until it answers.
+
+    A master that is silent for `down_after_milliseconds` counts as dead; less than 500 does not settle reliably.
+    """
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"port {port}", f"bind {HOST}", f"dir {folder}"]
     for name, master_port in masters.items():
         lines += [
             f"sentinel monitor {name} {HOST} {master_port} {quorum}",
-            f"sentinel down-after-milliseconds {name} 500",  # less does not settle reliably
+            f"sentinel down-after-milliseconds {name} {down_after_milliseconds}",
             f"sentinel failover-timeout {name} 2000",
         ]
     config = folder / f"sentinel-{port}.conf"
