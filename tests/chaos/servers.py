@@ -11,6 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 from tests.acceptance.bench import wait_until
 from tests.chaos import aof
@@ -38,6 +40,8 @@ IGNORANT_SHARE = 0.25
 """How often an old master comes back as a master: the Sentinels take ten seconds to put it right."""
 ANSWER_SECONDS = 2.0
 """How long a frontend waits for Redis."""
+NO_RETRY = Retry(NoBackoff(), 0)
+"""A frontend that sent a job again would make a new one of a job that is done: redis-py repeats by itself."""
 
 
 class Site(Protocol):
@@ -93,7 +97,7 @@ class Single:
 
     def connect(self) -> Any:
         """See `Site.connect`."""
-        return redis.Redis(HOST, self._port, decode_responses=True, socket_timeout=ANSWER_SECONDS)
+        return redis.Redis(HOST, self._port, decode_responses=True, socket_timeout=ANSWER_SECONDS, retry=NO_RETRY)
 
     def restart(self) -> None:
         """See `Site.restart`."""
@@ -156,7 +160,7 @@ class Replicated:
     def connect(self) -> Any:
         """See `Site.connect`."""
         sentinel = self._ask()
-        return sentinel.master_for(MASTER, decode_responses=True, socket_timeout=ANSWER_SECONDS)
+        return sentinel.master_for(MASTER, decode_responses=True, socket_timeout=ANSWER_SECONDS, retry=NO_RETRY)
 
     def restart(self) -> None:
         """See `Site.restart`."""
