@@ -11,6 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 from tests.acceptance.bench import wait_until
 from tests.chaos import aof
@@ -38,6 +40,12 @@ IGNORANT_SHARE = 0.25
 """How often an old master comes back as a master: the Sentinels take ten seconds to put it right."""
 ANSWER_SECONDS = 2.0
 """How long a frontend waits for Redis."""
+CLIENT: dict[str, Any] = {
+    "decode_responses": True,
+    "socket_timeout": ANSWER_SECONDS,
+    # A push that is sent again would open a finished job anew: whoever pushes must not repeat it unseen.
+    "retry": Retry(NoBackoff(), 0),
+}
 
 
 class Site(Protocol):
@@ -93,7 +101,7 @@ class Single:
 
     def connect(self) -> Any:
         """See `Site.connect`."""
-        return redis.Redis(HOST, self._port, decode_responses=True, socket_timeout=ANSWER_SECONDS)
+        return redis.Redis(HOST, self._port, **CLIENT)
 
     def restart(self) -> None:
         """See `Site.restart`."""
@@ -156,7 +164,7 @@ class Replicated:
     def connect(self) -> Any:
         """See `Site.connect`."""
         sentinel = self._ask()
-        return sentinel.master_for(MASTER, decode_responses=True, socket_timeout=ANSWER_SECONDS)
+        return sentinel.master_for(MASTER, **CLIENT)
 
     def restart(self) -> None:
         """See `Site.restart`."""
