@@ -189,7 +189,7 @@ def stories(verdict: Verdict, most: int = 10) -> str:
     seconds, job = slowest(verdict)
     if seconds > SLOW_SECONDS:
         lines.append(f"{verdict.outcome.name}: the slowest job took {seconds:.1f} s: {job}")
-        lines += [f"    {event}" for event in verdict.stories[job]]
+        lines += [f"    {event}" for event in verdict.stories[job] if event.kind is not Kind.RENEWED]
     return "\n".join(lines)
 
 

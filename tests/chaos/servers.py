@@ -40,8 +40,12 @@ IGNORANT_SHARE = 0.25
 """How often an old master comes back as a master: the Sentinels take ten seconds to put it right."""
 ANSWER_SECONDS = 2.0
 """How long a frontend waits for Redis."""
-NO_RETRY = Retry(NoBackoff(), 0)
-"""A frontend that sent a job again would make a new one of a job that is done: redis-py repeats by itself."""
+CLIENT: dict[str, Any] = {
+    "decode_responses": True,
+    "socket_timeout": ANSWER_SECONDS,
+    # A push that is sent again would open a finished job anew: whoever pushes must not repeat it unseen.
+    "retry": Retry(NoBackoff(), 0),
+}
 
 
 class Site(Protocol):
@@ -97,7 +101,7 @@ class Single:
 
     def connect(self) -> Any:
         """See `Site.connect`."""
-        return redis.Redis(HOST, self._port, decode_responses=True, socket_timeout=ANSWER_SECONDS, retry=NO_RETRY)
+        return redis.Redis(HOST, self._port, **CLIENT)
 
     def restart(self) -> None:
         """See `Site.restart`."""
@@ -160,7 +164,7 @@ class Replicated:
     def connect(self) -> Any:
         """See `Site.connect`."""
         sentinel = self._ask()
-        return sentinel.master_for(MASTER, decode_responses=True, socket_timeout=ANSWER_SECONDS, retry=NO_RETRY)
+        return sentinel.master_for(MASTER, **CLIENT)
 
     def restart(self) -> None:
         """See `Site.restart`."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.acceptance.bench import Programs
+from tests.acceptance.bench import ROOT, Programs
 from tests.chaos.model_server import MODEL
 from tests.chaos.models import Models
 
@@ -17,7 +20,18 @@ from redis_consumer.testing.servers import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+ASK = """
+import datetime, time
+import numpy as np
+from redis_consumer.job import ModelId
+from redis_consumer.models.tf_serving import TensorFlowServing
+server = TensorFlowServing("{address}")
+server.predict(ModelId.parse("{model}"), {{"image": np.zeros((1, 8, 8, 1), np.float32)}})
+server.close()
+print(time.time(), datetime.datetime.now(datetime.UTC).timestamp())
+"""
 ECHO = ModelId.parse(MODEL)
 BATCH = np.arange(2 * 8 * 8, dtype=np.float32).reshape(2, 8, 8, 1)
 
@@ -48,6 +62,18 @@ def test_each_mood_is_understood(models: Models, client: TensorFlowServing, mood
     models.be(mood)
     with pytest.raises(error):
         client.predict(ECHO, {"image": BATCH})
+
+
+def test_a_worker_with_a_wrong_clock_can_ask_it(models: Models, tmp_path: Path) -> None:
+    models.be("ok")
+    script = tmp_path / "ask.py"
+    script.write_text(ASK.format(address=f"{HOST}:{models.port}", model=MODEL))
+    command = [sys.executable, "-m", "tests.chaos.skewed", "-7200", str(script)]
+    asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert asked.returncode == 0, asked.stderr
+    by_time, by_date = map(float, asked.stdout.split())
+    assert abs(time.time() - 7200 - by_time) < 60
+    assert abs(by_date - by_time) < 1
 
 
 def test_a_small_batch_fits_the_memory(models: Models, client: TensorFlowServing) -> None:
