@@ -18,7 +18,7 @@ import grpc._channel
 def shift(seconds: float) -> None:
     """Make this process believe that it is so much later, or earlier."""
     true_time = time.time
-    grpc._channel.time = SimpleNamespace(**{**vars(time), "time": true_time})  # type: ignore[assignment] # on purpose
+    vars(grpc._channel)["time"] = SimpleNamespace(**{**vars(time), "time": true_time})
     time.time = lambda: true_time() + seconds
     true_datetime = dt.datetime
 
