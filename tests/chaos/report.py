@@ -174,14 +174,17 @@ def told(seconds: float | None) -> str:
     return "-" if seconds is None else "never" if seconds == float("inf") else f"{seconds:.1f}"
 
 
-def stories(verdict: Verdict, most: int = 10) -> str:
+def stories(verdict: Verdict, most: int = 5) -> str:
     """Return the broken rules of an act, the first ones with all that the servers' logs say about the job.
 
     So is the story of the job that took longest, if it took long.
     """
     lines: list[str] = []
     shown: set[str] = set()
-    for violation in verdict.broken:
+    for number, violation in enumerate(verdict.broken):
+        if number == most and not verdict.outcome.asserted:
+            lines.append(f"{verdict.outcome.name}: {len(verdict.broken) - most} more like these, none of them asserted")
+            break
         lines.append(f"{verdict.outcome.name}: {violation.rule}: {violation.job}: {violation.text}")
         if len(shown) < most and violation.job not in shown:
             shown.add(violation.job)
