@@ -75,7 +75,7 @@ def test_a_function_has_them_all_without_doing_anything(lab: Lab) -> None:
     result = lab.run(bright, image)
     assert list(result.files) == ["cells_feature_0.tif"], "never in the zip"
     found = extras_of(lab, result)
-    assert found.keys() == set(get_args(ExtraOutput))
+    assert found.keys() == {kind for kind in get_args(ExtraOutput) if not kind.startswith("tracks")}
     read = zarr.open_array(found["labels-zarr"] / "feature_0/0", mode="r")
     np.testing.assert_array_equal(read[...], image > 100)
     (outline,) = json.loads(found["geojson"].read_text())["features"]
