@@ -379,6 +379,6 @@ def test_an_unknown_extra_output_is_named_with_those_allowed(given: str) -> None
     with pytest.raises(SettingsError) as caught:
         Settings.from_environ({"EXTRA_OUTPUTS": given})
     assert str(caught.value) == (
-        f"EXTRA_OUTPUTS is {given!r}; allowed is any of labels-zarr, geojson, table-csv, table-parquet, provenance, "
-        "joined by commas"
+        f"EXTRA_OUTPUTS is {given!r}; allowed is any of labels-zarr, geojson, table-csv, table-parquet, tracks-ctc, "
+        "tracks-trk, provenance, joined by commas"
     )

@@ -395,5 +395,6 @@ def test_what_is_asked_for_stands_beside_the_zip(family: Family, tmp_path: Path,
     assert len(table) == 1 + sum(len(cell.frames) for cell in found.lineage.values())
     provenance = json.loads((family.bucket / extras["provenance"]).read_text())
     assert provenance["parameters"]["max_distance"] == 50
+    assert provenance["objects"] == len(found.lineage)
     assert provenance["input"]["shape"] == list(RAW.shape) + ([1] if content == "movie.trk" else [])
     assert not zipfile.ZipFile(family.bucket / family.fields(key)["output_file_name"]).testzip()
