@@ -192,9 +192,9 @@ def save_tracking(folder: Path, encoder: str, comparer: str, version: int) -> No
     The encoder has several outputs, of which the second is the centroids; the other one compares the last of them:
     p(same) is exp(-distance / 20), p(parent and daughter) 0.
     """
-    crops, cells = ["N", "C", None, None, None], ["N", "C"]
+    cells: list[str | int | None] = ["N", "C"]
     inputs = {
-        "encoder_app_input": crops,
+        "encoder_app_input": [*cells, None, None, None],
         "encoder_morph_input": [*cells, 3],
         "encoder_centroid_input": [*cells, 2],
         "encoder_adj_input": [*cells, "C"],

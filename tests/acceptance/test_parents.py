@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    import numpy.typing as npt
     from tests.acceptance.bench import Bench
 
     from redis_consumer.arrays import AnyArray
@@ -144,7 +145,7 @@ def test_a_track_file_is_tracked_without_segmentation(bench: Bench, tmp_path: Pa
     assert not children(bench, key)
 
 
-def squares() -> AnyArray:
+def squares() -> npt.NDArray[np.int32]:
     labels = np.zeros((90, 60), np.int32)
     labels[5:20, 5:20], labels[25:40, 35:50] = 1, 2
     return labels
