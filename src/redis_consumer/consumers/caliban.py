@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from redis_consumer.queues.base import Child
 
     Floats = npt.NDArray[np.float32]
-    Movie = npt.NDArray[np.int32]
+    Movie = npt.NDArray[np.integer]
 
 TRACK_FILES = (".trk", ".trks")
 MOVIES = (*TRACK_FILES, ".tif", ".tiff")
@@ -135,10 +135,12 @@ class CalibanConsumer(ParentConsumer):
             except JobRejected as error:
                 raise JobRejected(self._failed(place, child, str(error))) from error
             if labels is None:
-                labels = np.zeros((len(results), *frame.shape), np.int32)
+                labels = np.zeros((len(results), *frame.shape), np.uint16)
             if frame.shape != labels.shape[1:]:
                 sizes = f"The labels have {frame.shape} pixels, those of the first frame {labels.shape[1:]}"
                 raise JobRejected(self._failed(place, child, sizes))
+            if frame.max(initial=0) > np.iinfo(labels.dtype).max:
+                labels = labels.astype(np.int32)  # few movies need it, and it is twice the memory
             labels[place] = frame
         assert labels is not None, "a job that has children has one"  # noqa: S101 - for the type checker
         return labels

@@ -133,6 +133,16 @@ def test_a_frame_without_cells_is_no_failure(family: Family) -> None:
     assert not tracked(family, key).array[2].any()
 
 
+def test_labels_above_16_bits_are_kept_apart(family: Family) -> None:
+    labels = LABELS.astype(np.int32) + np.where(LABELS > 0, 65536, 0)
+    labels[:2] = LABELS[:2]
+    key = family.submit(RAW)
+    family.visit()
+    family.work("segmentation", lambda job: segmented(job, labels))
+    family.visit()
+    assert same(tracked(family, key), TRUTH)
+
+
 def test_a_movie_without_cells_is_no_failure(family: Family) -> None:
     key = family.submit(RAW)
     family.visit()
