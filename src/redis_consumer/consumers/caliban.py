@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from redis_consumer.arrays import AnyArray, Tracks
     from redis_consumer.consumers.base import Tools
-    from redis_consumer.consumers.channels import Choice
     from redis_consumer.consumers.children import Children, ChildResult
     from redis_consumer.consumers.parent import Output
     from redis_consumer.job import ModelId
@@ -52,7 +51,7 @@ class CalibanConsumer(ParentConsumer):
 
     def is_valid_hash(self, redis_hash: str | None) -> bool:
         """Return whether the input is a movie or a track file."""
-        return redis_hash is not None and self._suffix.endswith(MOVIES)
+        return redis_hash is not None and self._suffix in MOVIES
 
     @property
     def _suffix(self) -> str:
@@ -88,7 +87,7 @@ class CalibanConsumer(ParentConsumer):
 
     def channel(self, picture: ImageFile) -> int:
         """Return which channel is tracked, and note it in the job."""
-        choice: Choice = self.choose(picture)
+        choice = self.choose(picture)
         if len(choice.indexes) != 1:
             raise JobRejected(
                 f"The movie {picture.name!r} has {len(choice.indexes)} channels to track: expected is one; "
@@ -128,13 +127,13 @@ class CalibanConsumer(ParentConsumer):
 
     def _labels(self, children: Children, results: Sequence[ChildResult]) -> Movie:
         """Return the label images of all frames, (T, Y, X)."""
-        labels: Movie | None = None
+        labels: Movie = np.zeros((0, 0, 0), np.uint16)
         for place, child in enumerate(results):
             try:
                 frame = self._label_image(children, child)
             except JobRejected as error:
                 raise JobRejected(self._failed(place, child, str(error))) from error
-            if labels is None:
+            if not place:
                 labels = np.zeros((len(results), *frame.shape), np.uint16)
             if frame.shape != labels.shape[1:]:
                 sizes = f"The labels have {frame.shape} pixels, those of the first frame {labels.shape[1:]}"
@@ -142,7 +141,6 @@ class CalibanConsumer(ParentConsumer):
             if frame.max(initial=0) > np.iinfo(labels.dtype).max:
                 labels = labels.astype(np.int32)  # few movies need it, and it is twice the memory
             labels[place] = frame
-        assert labels is not None, "a job that has children has one"  # noqa: S101 - for the type checker
         return labels
 
     def _label_image(self, children: Children, child: ChildResult) -> Movie:
@@ -191,10 +189,11 @@ class CalibanConsumer(ParentConsumer):
             division=settings.division,
             crops=Crops(settings.appearance_dim, settings.crop_mode, settings.caliban_norm),
         )
-        channel = self.channel(picture)
+        chosen = self.choose(picture).indexes  # of a track file it may be several: the model says what it takes
+        everything = len(chosen) == picture.stored.shape[-1]
         with self._account.watching(encoder), self._account.watching(comparer):
             tracks = track(
-                picture.stored[..., channel : channel + 1],
+                picture.stored if everything else picture.stored[..., chosen],
                 labels,
                 Asked(tools, encoder, EMBEDDINGS),
                 Asked(tools, comparer),

@@ -94,14 +94,15 @@ class PolarisConsumer(ParentConsumer):
         for child in results:
             if not child.is_done:
                 raise JobRejected(told(child, child.reason))
+        settings = self._tools().settings
+        picture = self.work.load(settings) if settings.extra_outputs else None
         spots, *cells = results
         points = self._points(children, spots)
         features = [plane for child in cells for plane in self._features(children, child, len(points))]
         labels = joined(features)
         self.work.enter(Status.SAVING_RESULTS)
         files = save_spots_in_cells(points, labels, self.work.name, self.work.folder / "output")
-        settings = self._tools().settings
-        return files, self.extras(self.work.load(settings), labels) if settings.extra_outputs else {}
+        return files, self.extras(picture, labels) if picture else {}
 
     def _points(self, children: Children, child: ChildResult) -> list[Points]:
         """Return the spots of each image, (N, 2)."""
