@@ -57,6 +57,7 @@ def workers(bench: Bench, segmentation_worker: Child) -> Iterator[dict[str, Chil
     for worker in (*started.values(), segmentation_worker):
         assert worker.process.poll() is None
         assert "Traceback" not in text_of(worker)
+    end(*started.values())  # other tests look at who did their jobs
 
 
 def caliban(bench: Bench, queue: str, name: str = "", **variables: str) -> Child:
