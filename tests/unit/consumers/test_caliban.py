@@ -113,6 +113,16 @@ def test_cells_keep_their_numbers_and_divisions_are_told(family: Family) -> None
     assert family.parents.words() == ["predicting", "saving-results", "done"]
 
 
+@pytest.mark.parametrize("name", ["細胞" * 90 + ".tif", "a" * 300 + ".tif", "../../etc/..tif", "day\\\\1\n.tif"])
+def test_any_name_can_be_that_of_a_movie(family: Family, name: str) -> None:
+    key = family.submit(RAW, name)
+    family.visit()
+    jobs = family.work("segmentation", segmented)
+    assert sorted(map(place_of, jobs)) == list(range(6))
+    family.visit()
+    assert same(tracked(family, key), TRUTH)
+
+
 def test_nothing_of_the_children_is_left(family: Family) -> None:
     key = family.submit(RAW)
     family.visit()
