@@ -186,6 +186,65 @@ def save_constants(
     )
 
 
+def save_tracking(folder: Path, encoder: str, comparer: str, version: int) -> None:
+    """Write stand-ins for the two tracking models: cells are the same where their centroids are near.
+
+    The encoder has several outputs, of which the second is the centroids; the other one compares the last of them:
+    p(same) is exp(-distance / 20), p(parent and daughter) 0.
+    """
+    cells: list[str | int | None] = ["N", "C"]
+    inputs = {
+        "encoder_app_input": [*cells, None, None, None],
+        "encoder_morph_input": [*cells, 3],
+        "encoder_centroid_input": [*cells, 2],
+        "encoder_adj_input": [*cells, "C"],
+    }
+    _save(
+        folder / encoder / str(version),
+        [
+            helper.make_node("Identity", ["encoder_morph_input"], ["a_shape"]),
+            helper.make_node("Identity", ["encoder_centroid_input"], ["embedding"]),
+            helper.make_node("Identity", ["encoder_adj_input"], ["neighbours"]),
+        ],
+        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in inputs.items()],
+        [
+            helper.make_tensor_value_info("a_shape", FLOAT, [*cells, 3]),
+            helper.make_tensor_value_info("embedding", FLOAT, [*cells, 2]),
+            helper.make_tensor_value_info("neighbours", FLOAT, [*cells, "C"]),
+        ],
+    )
+    _save(
+        folder / comparer / str(version),
+        [
+            helper.make_node("Gather", ["current_embeddings", "last"], ["tracks"], axis=1),  # (N, 1, tracks, 2)
+            helper.make_node("Unsqueeze", ["tracks", "three"], ["from"]),
+            helper.make_node("Unsqueeze", ["future_embeddings", "two"], ["to"]),
+            helper.make_node("Sub", ["from", "to"], ["away"]),
+            helper.make_node("ReduceL2", ["away"], ["distance"], axes=[-1], keepdims=1),
+            helper.make_node("Mul", ["distance", "steep"], ["less"]),
+            helper.make_node("Exp", ["less"], ["same"]),
+            helper.make_node("Sub", ["one", "same"], ["different"]),
+            helper.make_node("Mul", ["same", "none"], ["related"]),
+            helper.make_node("Concat", ["same", "different", "related"], ["classes"], axis=4),
+        ],
+        [
+            helper.make_tensor_value_info(f"{when}_{what}", FLOAT, ["N", frames, when, 2])
+            for when, frames in (("current", "L"), ("future", 1))
+            for what in ("embeddings", "centroids")
+        ],
+        [helper.make_tensor_value_info("classes", FLOAT, ["N", 1, "current", "future", 3])],
+        [
+            helper.make_tensor("last", INT64, [1], [-1]),
+            helper.make_tensor("two", INT64, [1], [2]),
+            helper.make_tensor("three", INT64, [1], [3]),
+            *(
+                helper.make_tensor(name, FLOAT, [], [value])
+                for name, value in {"steep": -0.05, "one": 1.0, "none": 0.0}.items()
+            ),
+        ],
+    )
+
+
 def _save(
     folder: Path,
     nodes: list[onnx.NodeProto],

@@ -114,6 +114,10 @@ class Tracks:
             raise ValueError(f"tracks are {self.array.dtype} of shape {self.array.shape}: expected is int32 (T, Y, X)")
         object.__setattr__(self, "lineage", _lineage(_frames_of(self.array), self.parents))
 
+    def count(self) -> int:
+        """Return the number of tracks."""
+        return len(self.lineage)
+
 
 def _frames_of(movie: npt.NDArray[np.int32]) -> dict[int, tuple[int, ...]]:
     """Return for each label, ascending, the frames that show it."""

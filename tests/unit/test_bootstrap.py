@@ -156,7 +156,7 @@ class TestBuildWorker:
 
     @pytest.mark.usefixtures("broker")
     def test_an_unknown_type_stops_the_start_and_names_those_that_are(self, bucket: Path) -> None:
-        with pytest.raises(SettingsError, match=r"CONSUMER_TYPE is 'imagee': allowed are image, .*seen, segmentation"):
+        with pytest.raises(SettingsError, match=r"'imagee': allowed are .*image, .*seen, segmentation"):
             bootstrap.build_worker(settings_of(bucket, CONSUMER_TYPE="imagee"))
 
     def test_a_bucket_that_is_not_there_stops_the_start(self, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def public_names(module: ModuleType) -> set[str]:
 def test_consumers() -> None:
     assert set(consumers.__all__) == {
         "CONSUMERS",
+        "CalibanConsumer",
         "ChildResult",
         "Children",
         "Consumer",
@@ -35,11 +36,13 @@ def test_consumers() -> None:
         "ImageFileConsumer",
         "MesmerConsumer",
         "MultiplexConsumer",
+        "PolarisConsumer",
         "Predict",
         "SegmentationConsumer",
         "SpotConsumer",
         "TensorFlowServingConsumer",
         "Tools",
+        "TrackingConsumer",
         "ZipFileConsumer",
         "consumer",
     }
@@ -47,7 +50,8 @@ def test_consumers() -> None:
 
 
 def test_consumer_types() -> None:
-    assert set(CONSUMERS) == {"image", "segmentation", "mesmer", "multiplex", "spot", "zip"}
+    images = {"image", "segmentation", "mesmer", "multiplex", "spot"}
+    assert set(CONSUMERS) == images | {"caliban", "tracking", "polaris", "zip"}
     assert all(issubclass(consumer_type, Consumer) for consumer_type in CONSUMERS.values())
 
 

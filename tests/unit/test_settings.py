@@ -361,11 +361,24 @@ def test_extra_outputs_are_words_joined_by_commas(given: str, kept: tuple[str, .
     assert Settings.from_environ({"EXTRA_OUTPUTS": given}).extra_outputs == kept
 
 
+@pytest.mark.parametrize("name", ["CALIBAN_MODEL", "TRACKING_MODEL", "NEIGHBORHOOD_ENCODER"])
+def test_a_tracking_model_may_be_none(name: str) -> None:
+    settings = Settings.from_environ({name: " None "})
+    assert None in {settings.caliban_model, settings.neighborhood_encoder}
+    assert "none" in {row.value for row in settings.explain()}
+
+
+def test_a_fixed_crop_has_an_even_side() -> None:
+    Settings.from_environ({"APPEARANCE_DIM": "15"})
+    with pytest.raises(SettingsError, match="APPEARANCE_DIM is 15; allowed is an even number with CROP_MODE=fixed"):
+        Settings.from_environ({"APPEARANCE_DIM": "15", "CROP_MODE": "fixed"})
+
+
 @pytest.mark.parametrize("given", ["csv", "geojson;table-csv", "geojson,all"])
 def test_an_unknown_extra_output_is_named_with_those_allowed(given: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_environ({"EXTRA_OUTPUTS": given})
     assert str(caught.value) == (
-        f"EXTRA_OUTPUTS is {given!r}; allowed is any of labels-zarr, geojson, table-csv, table-parquet, provenance, "
-        "joined by commas"
+        f"EXTRA_OUTPUTS is {given!r}; allowed is any of labels-zarr, geojson, table-csv, table-parquet, tracks-ctc, "
+        "tracks-trk, provenance, joined by commas"
     )

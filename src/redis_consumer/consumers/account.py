@@ -6,7 +6,7 @@ import datetime as dt
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from redis_consumer.arrays import Labels, Spots
+from redis_consumer.arrays import Labels, Spots, Tracks
 from redis_consumer.results.extras import PROVENANCE
 from redis_consumer.results.provenance import (
     Input,
@@ -64,7 +64,7 @@ class Account:
             models=[ModelUse(m.name, m.version, tuple(sorted(served))) for m, served in self._served.items()],
             parameters=work.parameters,
             settings=deciding_settings(settings),
-            objects=result.count() if isinstance(result, Labels | Spots) else None,
+            objects=result.count() if isinstance(result, Labels | Spots | Tracks) else None,
             software=software(type(consumer)),
             seconds=work.seconds(),
             started_at=work.started_at.isoformat(),

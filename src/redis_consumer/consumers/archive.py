@@ -77,7 +77,7 @@ class ZipFileConsumer(Consumer):
             results = children.results()
             if results is None:
                 return Status.WAITING
-            output = self._delivered() or self._gather(children, results, Path(folder))
+            output = children.delivered or self._gather(children, results, Path(folder))
         # Not before the result is known to Redis: whoever has to go on after a death could not gather anew.
         self._clear_away(children, results)
         self.update_key(redis_hash, {"status": self.final_status, **output})
@@ -115,12 +115,6 @@ class ZipFileConsumer(Consumer):
         return children.upload(archive.unpack(name, folder), folder_of(name)).key
 
     # Back.
-
-    def _delivered(self) -> dict[str, FieldValue] | None:
-        """Return where the result is, if a worker that died had delivered it."""
-        if not self.job.get("output_file_name"):
-            return None
-        return {name: self.job.get(name) for name in ("output_url", "output_file_name")}
 
     def _gather(self, children: Children, results: Sequence[ChildResult], folder: Path) -> dict[str, FieldValue]:
         """Deliver one zip of all results, and write everything but the status; return where it is."""

@@ -9,29 +9,39 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import socket
+import tempfile
+import uuid
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from redis_consumer.archives import archive_limits
+from redis_consumer.archives import archive_limits, zip_files
 from redis_consumer.consumers.children import Children
+from redis_consumer.consumers.later import batched, dimension_order, resized, valid_input
+from redis_consumer.consumers.predict import Predictor
 from redis_consumer.errors import JobRejected
 from redis_consumer.grpc_clients import PredictClient
+from redis_consumer.images import read_image_seed
 from redis_consumer.job import Job, ModelId, Status
 from redis_consumer.models.batching import BatchLimits
+from redis_consumer.processing import POST_PROCESSES, PRE_PROCESSES, chain
+from redis_consumer.results import entry_stem, save_channels
 from redis_consumer.wire.tensors import data_type_of, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    import numpy.typing as npt
 
     from redis_consumer.arrays import AnyArray
     from redis_consumer.models.base import ModelServer, TensorSpec
     from redis_consumer.queues.base import FieldValue, JobQueue
     from redis_consumer.redis import RedisClient
     from redis_consumer.settings import Settings
-    from redis_consumer.storage.base import Storage
+    from redis_consumer.storage.base import Storage, Upload
 
 
 @dataclass(frozen=True)
@@ -186,6 +196,90 @@ class TensorFlowServingConsumer(Consumer):
             }
             for spec in self._inputs(self.model_id(model_name, model_version))
         ]
+
+    # What consumers have asked for since 2020.
+
+    def download_image(self, image: str) -> npt.NDArray[np.float32]:
+        """Return the image of this key in the bucket, as `redis_consumer.utils.get_image` gives it."""
+        with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
+            return read_image_seed(self.storage.download(image, folder))
+
+    def preprocess(self, image: AnyArray, keys: Sequence[str]) -> AnyArray:
+        """Return an image (Y, X, C) or (B, Y, X, C) after these steps, names of `redis_consumer.processing`."""
+        made = chain(",".join(keys), PRE_PROCESSES, "preprocess_function")(batched(image, 4).astype(np.float32))
+        return made if image.ndim == made.ndim else made[0]
+
+    def predict(
+        self,
+        image: AnyArray,
+        model_name: str,
+        model_version: str | int,
+        untile: bool = True,  # noqa: FBT001, FBT002 - the old signature
+    ) -> AnyArray | list[AnyArray]:
+        """Return the model's outputs for an image (Y, X, C) or (B, Y, X, C), the batch axis added and kept.
+
+        Of the image's size, joined from tiles of the model's; without `untile` the whole image is one tile.  One as
+        an array, several as a list, sorted by name.
+        """
+        tools = self._tools()
+        settings = tools.settings
+        predictor = Predictor(tools.models, settings.tf_max_batch_size, settings.tf_min_model_size, tools.limits)
+        model, batch = self.model_id(model_name, model_version), batched(image, 4).astype(np.float32)
+        outputs = predictor(model, batch) if untile else predictor.whole(model, batch)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def postprocess(self, image: AnyArray | Sequence[AnyArray], keys: Sequence[str]) -> AnyArray:
+        """Return what these steps, names of `redis_consumer.processing`, make of the outputs of `predict`."""
+        outputs = [image] if isinstance(image, np.ndarray) else image
+        return chain(",".join(keys), POST_PROCESSES, "postprocess_function")([batched(one, 4) for one in outputs])
+
+    def save_output(
+        self,
+        image: AnyArray | Sequence[AnyArray],
+        redis_hash: str,
+        save_name: str | None = None,
+        output_shape: Sequence[int] | float | None = None,
+    ) -> Upload:
+        """Store each channel of the result in one zip; return its key and address.
+
+        Both old ways: ``(image, redis_hash, save_name, output_shape)``, the last one a shape or the scale to undo,
+        and ``(image, save_name)``.
+        """
+        arrays = [image] if isinstance(image, np.ndarray) else image
+        stem = entry_stem(redis_hash if save_name is None else save_name)
+        with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
+            paths = save_channels([resized(array, output_shape) for array in arrays], stem, folder)
+            files = [(path, Path(path).relative_to(folder).as_posix()) for path in paths]
+            return self.storage.upload(zip_files(files, Path(folder, f"{uuid.uuid4()}.zip")))
+
+    def validate_model_input(
+        self,
+        image: AnyArray | Sequence[AnyArray],
+        model_name: str,
+        model_version: str | int,
+        channels: Sequence[int] | None = None,
+    ) -> AnyArray | list[AnyArray]:
+        """Return the image, or one for each input of the model, channels last; ValueError where it does not fit."""
+        settings = self._tools().settings
+        most = (settings.max_image_height, settings.max_image_width)
+        pairs = self._by_input(image, model_name, model_version)
+        valid = [valid_input(one, spec, channels, most) for one, spec in pairs]
+        return valid[0] if isinstance(image, np.ndarray) else valid
+
+    def detect_dimension_order(
+        self, image: AnyArray | Sequence[AnyArray], model_name: str, model_version: str | int
+    ) -> list[str]:
+        """Return the axes of the image for each input of the model, e.g. ``["YXC"]``, guessed by its sizes."""
+        return [dimension_order(one, spec) for one, spec in self._by_input(image, model_name, model_version)]
+
+    def _by_input(
+        self, image: AnyArray | Sequence[AnyArray], model_name: str, model_version: str | int
+    ) -> list[tuple[AnyArray, TensorSpec]]:
+        images = [image] if isinstance(image, np.ndarray) else list(image)
+        specs = self._inputs(self.model_id(model_name, model_version))
+        if len(images) != len(specs):
+            raise ValueError(f"The model {model_name} has {len(specs)} inputs, given are {len(images)}")
+        return list(zip(images, specs, strict=True))
 
     def model_id(self, name: str | None, version: str | int | None = None) -> ModelId:
         """Return the model of these two fields; JobRejected names the one that is wrong."""

@@ -39,6 +39,7 @@ ABOUT_THE_PARENT = frozenset(
     {
         *("status", "created_at", "updated_at", "updated_by", "finished_at", "identity_upload", "identity_started"),
         *("children", "children:done", "children:failed", "children_upload_time", "cleanup_time"),
+        *("children_share", "started_at", "tracked_by"),
         *("progress", "reason", "failures", "output_url", "output_file_name", "total_jobs", "total_time"),
         "extra_outputs",
         *("predict_retries", *TIME_FIELDS.values()),
@@ -137,6 +138,13 @@ class Children:
         return Status.WAITING
 
     # Back.
+
+    @property
+    def delivered(self) -> dict[str, FieldValue]:
+        """Where the parent's result is, if a worker that died wrote it down; empty if not."""
+        if not self._parent.get("output_file_name"):
+            return {}
+        return {name: self._parent.get(name) for name in ("output_url", "output_file_name")}
 
     def results(self) -> list[ChildResult] | None:
         """Return what became of each child, in the order of submission; None while one is not final.

@@ -62,7 +62,7 @@ class ImageConsumer(TensorFlowServingConsumer):
         """
         raise NotImplementedError(f"{type(self).__name__} does not override analyze (job {job.key}, {image.shape})")
 
-    def predict(self, image: Image, model: str | ModelId | None = None) -> list[AnyArray]:
+    def predict(self, image: Image, model: str | ModelId | None = None) -> list[AnyArray]:  # type: ignore[override] # the old name takes name and version
         """Return the outputs of a model, sorted by name, each of shape (T, Y, X, C) and the image's size."""
         chosen = ModelId.parse(model) if isinstance(model, str) else model
         return self.predict_with(chosen or self.default_model(), image)

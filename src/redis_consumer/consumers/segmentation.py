@@ -50,8 +50,8 @@ class ImageFileConsumer(ImageConsumer):
     model where no other is named.
     """
 
-    preprocess: ClassVar[str] = "histogram_normalization"
-    postprocess: ClassVar[str] = "deep_watershed"
+    default_preprocess: ClassVar[str] = "histogram_normalization"
+    default_postprocess: ClassVar[str] = "deep_watershed"
 
     @staticmethod
     def warm_up() -> None:
@@ -68,11 +68,11 @@ class ImageFileConsumer(ImageConsumer):
         `names` may say what each of them is.
         """
         names_of_steps = {
-            "preprocess_function": job.get("preprocess_function", self.preprocess),
-            "postprocess_function": job.get("postprocess_function", self.postprocess),
+            "preprocess_function": job.get("preprocess_function", self.default_preprocess),
+            "postprocess_function": job.get("postprocess_function", self.default_postprocess),
         }
-        prepare = steps(job, "preprocess_function", self.preprocess, PRE_PROCESSES)
-        finish = partial(steps, job, "postprocess_function", self.postprocess, POST_PROCESSES)
+        prepare = steps(job, "preprocess_function", self.default_preprocess, PRE_PROCESSES)
+        finish = partial(steps, job, "postprocess_function", self.default_postprocess, POST_PROCESSES)
         finish()  # a name that is none is refused before anything is predicted
         cuts, field_size = whole_number(job, "cuts", 0), whole_number(job, "field_size", 61)
         boxes = takes_boxes(names_of_steps["postprocess_function"])

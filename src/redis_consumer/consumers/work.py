@@ -81,6 +81,11 @@ class Work:
         """Write fields with the next stage."""
         self._unwritten |= fields
 
+    def noted(self) -> dict[str, FieldValue]:
+        """Return the fields that wait for the next stage, for one who writes them; they wait no longer."""
+        fields, self._unwritten = {**self._unwritten, **self._ended()}, {}
+        return fields
+
     def progress(self, done: float) -> None:
         """Report how much is done, from 0 to 1; at most once a second."""
         now = time.monotonic()
@@ -88,32 +93,42 @@ class Work:
             self._progress_at = now
             self._jobs.update(self.job, {"progress": int(100 * done)})
 
-    def load(self, settings: Settings) -> ImageFile:
-        """Download and read the job's image; what it was taken for is written with the stage that begins."""
+    def fetch(self) -> Path:
+        """Download the job's input; return its path."""
         path = Path(self._storage.download(self.job.require("input_file_name"), self.folder / "input"))
         if shown := PurePosixPath(safe_name(self.name)).name:
             # Errors name the file, and the user knows it by this name, not by its key in the bucket.
             path = path.replace(path.with_name(shown))
         self.input = path
+        return path
+
+    def load(self, settings: Settings) -> ImageFile:
+        """Download and read the job's image; what it was taken for is written with the stage that begins."""
         limits = ImageLimits(
             height=settings.max_image_height,
             width=settings.max_image_width,
             frames=settings.max_image_frames,
             pixels=settings.max_image_pixels,
         )
-        picture = read_image(path, axes=self.job.get("dimension_order"), limits=limits)
+        picture = read_image(self.fetch(), axes=self.job.get("dimension_order"), limits=limits)
         self.enter(Status.PRE_PROCESSING, described(picture))
         return picture
 
     def deliver(self, files: Iterable[tuple[str, str]], extras: Mapping[ExtraOutput, Path] | None = None) -> str:
-        """Zip files, given as (path, name in the archive), upload, and finish the job's hash; return the status.
+        """Store files, as `store` does, and finish the job's hash; return the status."""
+        self._jobs.update(self.job, {"status": Status.DONE, **self.store(files, extras)})
+        return Status.DONE
+
+    def store(
+        self, files: Iterable[tuple[str, str]], extras: Mapping[ExtraOutput, Path] | None = None
+    ) -> dict[str, FieldValue]:
+        """Zip files, given as (path, name in the archive), upload; return what the hash of a job that is done says.
 
         `extras` are files, or folders of files, that go beside the zip, never into it, below ``output/<uuid4>/``;
         the field `extra_outputs` lists their keys.
         """
         upload = self._storage.upload(zip_files(files, self.folder / f"{self.result}.zip"))
         done: dict[str, FieldValue] = {
-            "status": Status.DONE,
             "output_url": upload.url,
             "output_file_name": upload.key,
             "total_jobs": 1,
@@ -121,8 +136,7 @@ class Work:
         }
         if extras:
             done["extra_outputs"] = json.dumps({kind: self._upload(path) for kind, path in extras.items()})
-        self._jobs.update(self.job, {**self._unwritten, **self._ended(), **done})
-        return Status.DONE
+        return {**self.noted(), **done}
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each stage up to now: download, preprocess, prediction, postprocess, upload."""

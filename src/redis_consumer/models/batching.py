@@ -16,7 +16,7 @@ import numpy as np
 from redis_consumer.errors import BatchTooLarge, InvalidModelInput, OutOfMemory, PredictionFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis_consumer.arrays import AnyArray
     from redis_consumer.job import ModelId
@@ -116,7 +116,7 @@ def predict_batches(
     name = _only_input(server, model)
     if not len(tiles):
         raise InvalidModelInput(f"Model {model}: no tiles to predict on, the array has shape {tiles.shape}")
-    run = _Run(server, model, name, tiles, limits or BatchLimits(), on_batch)
+    run = _Run(server, model, {name: tiles}, limits or BatchLimits(), on_batch)
     size = run.limits.cap(model, batch_size)
     spans = [(start, min(start + size, len(tiles))) for start in range(0, len(tiles), size)]
     if in_flight < 2 or len(spans) == 1:  # noqa: PLR2004 - no company, no threads
@@ -127,22 +127,40 @@ def predict_batches(
     return dict(sorted(run.outputs.items()))
 
 
+def predict_together(
+    server: ModelServer,
+    model: ModelId,
+    inputs: Mapping[str, AnyArray],
+    *,
+    batch_size: int,
+    limits: BatchLimits | None = None,
+) -> dict[str, AnyArray]:
+    """Return the outputs for several `inputs` by name, arrays (N, ...) of one N, that belong together entry by entry.
+
+    One request after the other, of at most `batch_size` entries; else as `predict_batches`.
+    """
+    run = _Run(server, model, inputs, limits or BatchLimits(), None)
+    size = run.limits.cap(model, batch_size)
+    for start in range(0, run.count, size):
+        run.predict(start, min(start + size, run.count))
+    return dict(sorted(run.outputs.items()))
+
+
 class _Run:
-    """One call of `predict_batches`: what its threads share."""
+    """One call of these functions: what its threads share."""
 
     def __init__(
         self,
         server: ModelServer,
         model: ModelId,
-        name: str,
-        tiles: AnyArray,
+        inputs: Mapping[str, AnyArray],
         limits: BatchLimits,
         on_batch: Callable[[int, int], None] | None,
     ) -> None:
         self.server = server
         self.model = model
-        self.name = name
-        self.tiles = tiles
+        self.inputs = inputs
+        self.count = len(next(iter(inputs.values())))
         self.limits = limits
         self.on_batch = on_batch
         self.outputs: dict[str, AnyArray] = {}
@@ -153,9 +171,9 @@ class _Run:
         """Predict on these tiles, in smaller batches where the server finds them too many."""
         while start < stop:
             size = self.limits.cap(self.model, stop - start)
-            batch = self.tiles[start : start + size]
+            batch = {name: array[start : start + size] for name, array in self.inputs.items()}
             try:
-                made = self.server.predict(self.model, {self.name: batch})
+                made = self.server.predict(self.model, batch)
             except BatchTooLarge as error:
                 if size == 1:
                     raise
@@ -174,7 +192,7 @@ class _Run:
         with self._lock:
             if not self.outputs:
                 self.outputs = {
-                    name: np.empty((len(self.tiles), *array.shape[1:]), array.dtype) for name, array in made.items()
+                    name: np.empty((self.count, *array.shape[1:]), array.dtype) for name, array in made.items()
                 }
             self._check(size, made)
         for name, array in made.items():  # apart from each other, so without the lock
@@ -182,7 +200,7 @@ class _Run:
         with self._lock:
             self._done += size
             if self.on_batch is not None:
-                self.on_batch(self._done, len(self.tiles))
+                self.on_batch(self._done, self.count)
 
     def _check(self, size: int, made: dict[str, AnyArray]) -> None:
         expected = {name: (size, *array.shape[1:]) for name, array in self.outputs.items()}

@@ -59,6 +59,7 @@ __all__ = [
     "multiplex_preprocess",
     "normalize",
     "percentile_threshold",
+    "phase_preprocess",
     "pixelwise",
     "resize",
     "retinanet",
@@ -71,6 +72,9 @@ __all__ = [
     "warm_up",
     "watershed",
 ]
+
+phase_preprocess = histogram_normalization
+"""The same under an older name."""
 
 PreProcess = Callable[[Image], Image]
 """Takes the whole image, before it is cut into tiles; returns one of the same shape."""
@@ -85,7 +89,7 @@ PRE_PROCESSES: Mapping[str, PreProcess] = {
     "none": lambda image: image,
     "normalize": normalize,
     "histogram_normalization": histogram_normalization,
-    "phase_preprocess": histogram_normalization,  # the same under an older name
+    "phase_preprocess": phase_preprocess,
     "multiplex_preprocess": multiplex_preprocess,
 }
 

@@ -78,8 +78,8 @@ class JobQueue(Protocol):
         Fields kept by `update` win over `fields`.  LeaseLost, with nothing written, if the job is not ours.
         A `done` job gets `finished_at`, `total_time` (seconds since the claim) and `total_jobs` where they are
         missing; a `failed` one a `reason`, without blank lines at its end, and a dead letter with the `failure`, in
-        the same step.  A parent that waits has its `progress` written (percent of its children that are final), and is
-        woken with the last one.  May come from another thread than `claim`.
+        the same step.  A parent that waits has its `progress` written (percent of its children that are final, or as
+        much of the field `children_share`), and is woken with the last one.  May come from another thread than `claim`.
 
         QueueUnavailable after several tries: it may or may not be written.  Then call it again, or go on: the next
         `claim`, or `close`, asks again first.  A repeated settle counts once.

@@ -154,7 +154,8 @@ class MemoryBroker:
         if parent.due is None or not parent.complete or not self.is_open(name):
             return
         final = len(parent.children) - len(parent.open_children)
-        self.jobs[name]["progress"] = str(100 * final // len(parent.children))
+        share = int(self.jobs[name].get("children_share", 100))
+        self.jobs[name]["progress"] = str(share * final // len(parent.children))
         if not parent.open_children:
             self.wake(name)
 

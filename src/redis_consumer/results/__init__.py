@@ -152,9 +152,11 @@ def writing(folder: str | Path, name: str) -> Iterator[Path]:
 def _save(image: AnyArray, name: str, folder: str | Path) -> Entry:
     import tifffile
 
+    # One plane at a time: of a movie, float32 would be a second copy of it all.
+    planes = (image[at].astype(np.float32, order="C") for at in np.ndindex(image.shape[:-2]))
     with writing(folder, name) as path:
         # Said, because three or four frames or columns would be taken for red, green and blue.
-        tifffile.imwrite(path, np.ascontiguousarray(image, dtype=np.float32), photometric="minisblack")
+        tifffile.imwrite(path, planes, shape=image.shape, dtype=np.float32, photometric="minisblack")
     return Entry(str(path), name)
 
 

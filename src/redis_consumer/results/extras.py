@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from redis_consumer.arrays import Labels
+from redis_consumer.arrays import Labels, Tracks
 from redis_consumer.errors import MissingExtra
 from redis_consumer.results import writing
+from redis_consumer.results.ctc import save_ctc
 from redis_consumer.results.geojson import write_geojson
 from redis_consumer.results.ngff import write_labels_zarr
 from redis_consumer.results.tables import label_table, write_csv, write_parquet
+from redis_consumer.results.trk import save_trk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -33,9 +35,11 @@ FILES: Mapping[ExtraOutput, str] = {
     "geojson": "outlines.geojson",
     "table-csv": "objects.csv",
     "table-parquet": "objects.parquet",
+    "tracks-ctc": "01_RES",
+    "tracks-trk": "tracks.trk",
     "provenance": "provenance.json",
 }
-"""What each is called beside the others of its job; `labels.zarr` is a folder."""
+"""What each is called beside the others of its job; `labels.zarr` and `01_RES` are folders."""
 PACKAGES: Mapping[ExtraOutput, str] = {"table-parquet": "arro3"}
 """Those that need a package of the extra `outputs`."""
 
@@ -68,8 +72,36 @@ def _parquet(labels: Labels, seen: Seen, path: Path) -> None:
     write_parquet(label_table(labels, seen.pixels), path)
 
 
+def _of_labels(write: Writer) -> Writer:
+    """Return the writer for tracks of one for labels: a cell has the same label in all frames."""
+
+    def write_tracks(tracks: Tracks, seen: Seen, path: Path) -> None:
+        write(Labels(tracks.array[..., None], ("cells",)), seen, path)
+
+    return write_tracks
+
+
+def _ctc(tracks: Tracks, _: Seen, path: Path) -> None:
+    save_ctc(tracks, path)
+
+
+def _trk(tracks: Tracks, seen: Seen, path: Path) -> None:
+    save_trk(seen.pixels, tracks, path)
+
+
+_OF_LABELS: Mapping[ExtraOutput, Writer] = {
+    "labels-zarr": _zarr,
+    "geojson": _geojson,
+    "table-csv": _csv,
+    "table-parquet": _parquet,
+}
 WRITERS: Mapping[type, Mapping[ExtraOutput, Writer]] = {
-    Labels: {"labels-zarr": _zarr, "geojson": _geojson, "table-csv": _csv, "table-parquet": _parquet},
+    Labels: _OF_LABELS,
+    Tracks: {
+        **{kind: _of_labels(write) for kind, write in _OF_LABELS.items()},
+        "tracks-ctc": _ctc,
+        "tracks-trk": _trk,
+    },
 }
 """By the type of the result.  Any other array has none: nobody knows what its values mean."""
 

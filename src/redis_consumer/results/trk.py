@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import tarfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from redis_consumer.results import writing
 from redis_consumer.results.tracks import lineage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -48,19 +49,35 @@ def load_trk(path: str | Path) -> list[tuple[AnyArray, Tracks]]:
 
     JobRejected if it is no such file, or its labels and its lineage contradict each other.
     """
-    arrays, parents = read_track_file(path), read_parents(path)
+    movies, parents = load_movies(path), read_parents(path)
+    with _consistent(path):
+        return [(movie, Tracks(labels, p)) for (movie, labels), p in zip(movies, parents, strict=True)]
+
+
+def load_movies(path: str | Path) -> list[tuple[AnyArray, npt.NDArray[np.int32]]]:
+    """Return the movies (T, Y, X, C) of a .trk or .trks, each with its labels (T, Y, X), whatever its lineage says.
+
+    JobRejected if it is no such file, or a movie and its labels do not fit.
+    """
+    arrays = read_track_file(path)
     several = arrays["X"].ndim > MOVIE_AXES
     movies, labels = (arrays[key] if several else arrays[key][None] for key in ("X", "y"))
+    with _consistent(path):
+        return [(movie, _labels(movie, theirs)) for movie, theirs in zip(movies, labels, strict=True)]
+
+
+@contextmanager
+def _consistent(path: str | Path) -> Iterator[None]:
     try:
-        return [(movie, _tracks(movie, *rest)) for movie, *rest in zip(movies, labels, parents, strict=True)]
+        yield
     except (ValueError, IndexError) as error:
         raise JobRejected(f"The track file {Path(path).name!r} contradicts itself: {error}") from error
 
 
-def _tracks(movie: AnyArray, labels: AnyArray, parents: dict[int, int]) -> Tracks:
-    if movie.shape[:3] != labels.shape[:3]:
+def _labels(movie: AnyArray, labels: AnyArray) -> npt.NDArray[np.int32]:
+    if movie.ndim != MOVIE_AXES or movie.shape[:3] != labels.shape[:3]:
         raise ValueError(f"the movie has shape {movie.shape}, the labels {labels.shape}")
-    return Tracks(_int32(labels[..., 0]), parents)
+    return _int32(labels[..., 0])
 
 
 def _int32(labels: AnyArray) -> npt.NDArray[np.int32]:

@@ -82,6 +82,15 @@ def model() -> Kind[ModelId]:
     return Kind(ModelId.parse, "a model as Name:version, or Name alone for its latest version")
 
 
+def model_or_none() -> Kind[ModelId | None]:
+    """Accept a model on the model server, or the word `none`."""
+
+    def parse(given: str) -> ModelId | None:
+        return None if given.lower() == "none" else ModelId.parse(given)
+
+    return Kind(parse, f"{model().allowed}; or none", lambda value: str(value or "none"))
+
+
 def file() -> Kind[Path | None]:
     """Accept the path of a file that exists."""
     return Kind(_existing_file, "the path of a file that exists", lambda path: "" if path is None else str(path))

@@ -32,6 +32,7 @@ class Retired:
 
 RETIRED: Mapping[str, Retired] = {
     "EMPTY_QUEUE_TIMEOUT": Retired(5, "an idle worker hears of a job at once"),
+    "INTERVAL": Retired(10, "a job that waits for its children is woken by the last one"),
     "DO_NOTHING_TIMEOUT": Retired(0.5, "a job that waits for its children holds no lane"),
     "CLOUD_PROVIDER": Retired("gke", "only says which of `GKE_BUCKET` and `AWS_S3_BUCKET` counts"),
     "GKE_COMPUTE_ZONE": Retired("us-west1-b", "never was read"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OutputAcl = Literal["public-read", "private"]
 OutputUrls = Literal["plain", "signed"]
-ExtraOutput = Literal["labels-zarr", "geojson", "table-csv", "table-parquet", "provenance"]
+ExtraOutput = Literal["labels-zarr", "geojson", "table-csv", "table-parquet", "tracks-ctc", "tracks-trk", "provenance"]
 Compartment = Literal["whole-cell", "nuclear", "both"]
 CropMode = Literal["resize", "fixed"]
 
@@ -106,9 +106,6 @@ class Settings:
     segmentation_queue: str = setting(
         kinds.queue_name(), "predict", "Where the frames of a movie go", group=Group.JOBS, used_by=_TRACKING
     )
-    interval: int = setting(
-        kinds.integer(0), 10, "Pause between two looks at the children of a job, s", group=Group.JOBS, used_by=_PARENTS
-    )
     expire_time: int = setting(
         kinds.integer(1),
         3600,
@@ -170,7 +167,7 @@ class Settings:
         group=Group.STORAGE,
     )
     extra_outputs: tuple[ExtraOutput, ...] = setting(
-        kinds.words("labels-zarr", "geojson", "table-csv", "table-parquet", "provenance"),
+        kinds.words("labels-zarr", "geojson", "table-csv", "table-parquet", "tracks-ctc", "tracks-trk", "provenance"),
         (),
         "Files beside a result's zip, listed in the field `extra_outputs`; `table-parquet` needs the extra `outputs`",
         group=Group.STORAGE,
@@ -322,18 +319,18 @@ class Settings:
     )
 
     # Tracking.
-    caliban_model: ModelId = setting(
-        kinds.model(),
+    caliban_model: ModelId | None = setting(
+        kinds.model_or_none(),
         ModelId("NuclearTrackingInf", 6),
-        "Says which cells of two frames are the same",
+        "Says which cells of two frames are the same; `none` links cells by distance and size, without a model",
         group=Group.TRACKING,
         aliases={"TRACKING_MODEL": "{}"},
         used_by=_TRACKING,
     )
-    neighborhood_encoder: ModelId = setting(
-        kinds.model(),
+    neighborhood_encoder: ModelId | None = setting(
+        kinds.model_or_none(),
         ModelId("NuclearTrackingNE", 6),
-        "Describes a cell and its neighbours",
+        "Describes a cell and its neighbours; `none` as in `CALIBAN_MODEL`",
         group=Group.TRACKING,
         used_by=_TRACKING,
     )
@@ -422,6 +419,8 @@ class Settings:
 
     def _contradictions(self, wrong: AbstractSet[str]) -> Iterator[str]:
         """Yield what does not go together, but for settings that are wrong by themselves."""
+        if not {"crop_mode", "appearance_dim"} & wrong and self.crop_mode == "fixed" and self.appearance_dim % 2:
+            yield f"APPEARANCE_DIM is {self.appearance_dim}; allowed is an even number with CROP_MODE=fixed"
         if not {"min_scale", "max_scale"} & wrong and self.min_scale > self.max_scale:
             yield f"MIN_SCALE is {self.min_scale:g}; allowed is a number up to MAX_SCALE, which is {self.max_scale:g}"
         if "redis_tls" not in wrong and self.redis_ca_certs and not self.redis_tls:

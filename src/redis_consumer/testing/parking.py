@@ -185,6 +185,16 @@ class ParkingExam(QueueFixtures):
             lane.settle(claimed(lane), "done", {})
             assert read(key)["progress"] == percent
 
+    def test_the_children_may_be_a_part_of_the_progress(self, lane: JobQueue, submit: Any, read: Any) -> None:
+        key = submit("parent.zip")
+        parent = claimed(lane)
+        lane.submit_children(parent, CHILDREN)
+        lane.update(parent, {"children_share": 50})
+        lane.release(parent, Place.WAITING)
+        for percent in ("16", "33", "50"):
+            lane.settle(claimed(lane), "done", {})
+            assert read(key)["progress"] == percent
+
     def test_a_parent_in_hand_tells_its_progress_itself(
         self, lane: JobQueue, other: JobQueue, submit: Any, read: Any
     ) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,6 @@ import scipy  # loads its parts at their first use
 from redis_consumer.arrays import Tracks
 from redis_consumer.tracking.features import Crops, adjacency, features_of, padded
 from redis_consumer.tracking.population import checked_movie, relabelled
-
-if TYPE_CHECKING:
-    from redis_consumer.arrays import Image
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.integer]
@@ -105,14 +101,14 @@ class _History:
 
 
 def track(
-    movie: Image,
+    movie: npt.NDArray[np.generic],
     labels: Integers,
     encode: Model,
     compare: Model,
     rules: Rules = Rules(),
     progress: Callable[[float], object] | None = None,
 ) -> Tracks:
-    """Return the tracks of the cells in `labels`, (T, Y, X), of a movie (T, Y, X, C).
+    """Return the tracks of the cells in `labels`, (T, Y, X), of a movie (T, Y, X, C) of any real type.
 
     `encode` gets ``encoder_app_input`` (t, C, side, side, c), ``encoder_morph_input`` (t, C, 3),
     ``encoder_centroid_input`` (t, C, 2) and ``encoder_adj_input`` (t, C, C) of at most `encoder_frames` frames, padded
@@ -153,7 +149,7 @@ def costs(same: Floats, birth: float, death: float) -> Floats:
     return matrix
 
 
-def _encoded(movie: Image, labels: Integers, encode: Model, rules: Rules) -> _Encoded:
+def _encoded(movie: npt.NDArray[np.generic], labels: Integers, encode: Model, rules: Rules) -> _Encoded:
     """Return what the encoder says of every cell, a few frames at a time."""
     most = max(len(np.unique(frame[frame > 0])) for frame in labels)
     ids: list[Indices] = []
@@ -161,7 +157,8 @@ def _encoded(movie: Image, labels: Integers, encode: Model, rules: Rules) -> _En
     centroids: list[Floats] = []
     for first in range(0, len(labels), rules.encoder_frames):
         part = slice(first, first + rules.encoder_frames)
-        frames = [features_of(*frame, rules.crops) for frame in zip(movie[part], labels[part], strict=True)]
+        images = movie[part].astype(np.float32)
+        frames = [features_of(*frame, rules.crops) for frame in zip(images, labels[part], strict=True)]
         ids += [frame.ids for frame in frames]
         places = np.stack([padded(frame.centroids, most) for frame in frames])
         centroids.append(places)

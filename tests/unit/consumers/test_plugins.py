@@ -59,7 +59,7 @@ def test_nobody_replaces_a_built_in_type_by_an_entry_point() -> None:
 @pytest.mark.parametrize("name", ["imag", "", "a/b"])
 def test_what_is_neither_names_what_there_is(name: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"allowed are broken, image, .*segmentation, .*theirs.* or a dotted path"
+        SettingsError, match=r"allowed are broken, .*image, .*segmentation, .*theirs.* or a dotted path"
     ) as caught:
         find_consumer(name, CONSUMERS)
     assert str(caught.value).startswith(f"CONSUMER_TYPE is {name!r}: ")

@@ -233,7 +233,8 @@ local function tell_parent(job)
   if not is_open(parent) or not parked(parent) or not recorded(parent, 'children') then return end
   local all = redis.call('ZCARD', children_of(parent))
   local final = all - redis.call('SCARD', open_children_of(parent))
-  redis.call('HSET', parent, 'progress', math.floor(100 * final / all))
+  local share = tonumber(redis.call('HGET', parent, 'children_share') or 100) or 100
+  redis.call('HSET', parent, 'progress', math.floor(share * final / all))
   if final == all then wake(parent) end
 end
 
