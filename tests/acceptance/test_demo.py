@@ -180,14 +180,16 @@ def test_an_archive_gets_its_zip_and_one_picture_of_all(tmp_path: Path, start: C
     assert re.search(r"plate +2 images +\d+ ", demo.text.read_text())
 
 
-@pytest.mark.parametrize("kind", ["mesmer", "spot"])
-def test_of_simulated_images_most_is_found(kind: str, start: Callable[..., Demo]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "samples", "least"), [("mesmer", 2, 0.8), ("spot", 2, 0.8), ("polaris", 2, 0.7), ("tracking", 1, 0.9)]
+)
+def test_of_simulated_images_most_is_found(kind: str, samples: int, least: float, start: Callable[..., Demo]) -> None:
     demo = start("--type", kind)
     assert demo.end() == 0
     rows = re.findall(r"\d+ x \d+ +\d+ +(0\.\d+|1\.000) .*?(\S+)\.zip", demo.text.read_text())
-    assert len(rows) == 2
+    assert len(rows) == samples
     for f1, result in rows:
-        assert float(f1) > 0.8
+        assert float(f1) > least
         assert Path(f"{result}_overlay.png").exists()
 
 

@@ -117,10 +117,10 @@ def test_a_prediction_in_flight_ends_with_its_job(bench: Bench) -> None:
 
 def test_a_model_server_that_appears_later_costs_no_delivery(bench: Bench, tmp_path: Path) -> None:
     port = free_port()
-    worker = bench.worker("early-1", QUEUE="early", TF_PORT=str(port), NUCLEAR_MODEL="Late:1")
-    key = bench.push("early", bench.upload(IMAGE))
+    worker = bench.worker("belated-1", QUEUE="belated", TF_PORT=str(port), NUCLEAR_MODEL="Late:1")
+    key = bench.push("belated", bench.upload(IMAGE))
     bench.wait(key, "predicting")
-    wait_until(lambda: bench.redis.lrange("early", 0, -1) == [], "the job to be with its lane")
+    wait_until(lambda: bench.redis.lrange("belated", 0, -1) == [], "the job to be with its lane")
     script = Script()
     script.say(messages.GET_MODEL_METADATA, (grpc.StatusCode.NOT_FOUND, "Servable not found for request: Latest(Late)"))
     script.say(messages.GET_MODEL_STATUS, states((1, pb.ModelVersionStatus.LOADING, "")))

@@ -15,6 +15,8 @@ KINDS: Final[Mapping[str, str]] = {
     "zip": "redis_consumer.demo.kinds.batch",
     "mesmer": "redis_consumer.demo.kinds.tissue",
     "spot": "redis_consumer.demo.kinds.spot",
+    "polaris": "redis_consumer.demo.kinds.polaris",
+    "tracking": "redis_consumer.demo.kinds.tracking",
 }
 """By the name of ``--type``: the module whose ``KIND`` it is, by name, so that the command line does not load it."""
 

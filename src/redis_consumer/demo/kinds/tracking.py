@@ -44,7 +44,7 @@ def show(outputs: Outputs, sample: Sample[Movie]) -> Found:
 KIND = Kind(
     queue="caliban",
     workers=(Worker("caliban", "caliban"), Worker("segmentation", "segmentation")),
-    settings={"NUCLEAR_MODEL": "NuclearSegmentation:1", "SEGMENTATION_QUEUE": "segmentation"},
+    settings={"NUCLEAR_MODEL": "NuclearSegmentation:1", "SEGMENTATION_QUEUE": "segmentation", "CALIBAN_MODEL": "none"},
     objects="tracks",
     beside="frames with tracks and divisions as *_overlay.png, the labels of all frames as *_labels.tif",
     draw=draw,
