@@ -1,4 +1,4 @@
-# Verbs.  `make check test` is what CI runs.
+# Verbs.  `make check test chaos` is what CI runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
