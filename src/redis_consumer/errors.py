@@ -146,11 +146,14 @@ _MACHINE = frozenset(
 
 def is_machines(error: BaseException) -> bool:
     """Return whether the machine that the worker runs on is at fault, and not the job."""
+    if isinstance(error, RuntimeError):
+        return str(error) == "can't start new thread"  # Python has no class for it
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE)
 
 
-_ADDRESS_LOGIN = re.compile(r"://[^\s/@]*@")
-_ADDRESS_QUERY = re.compile(r"(://[^\s?#]*)[?#][^\s'\")]*")
+_ADDRESS_LOGIN = re.compile(r"""://[^\s?#'"]*@""")
+_ADDRESS_QUERY = re.compile(r"(://[^\s?#]*)[?#]\S*")
+"""Both rather take a letter too many: a password may hold any."""
 
 
 def without_secrets(text: str) -> str:

@@ -100,7 +100,10 @@ class TimeLimit(Every):
         """Take away what is too late; tell of a lane that does not come back."""
         for queue, held in self._late():
             if not held.written:
-                self._take_away(queue, held)
+                try:
+                    self._take_away(queue, held)
+                except Exception as error:  # noqa: BLE001 - the other lanes must be looked at, and this one again
+                    log.warning("Job %s could not be taken away this time: %s", held.job.key, error)
             if not self._told and self._overdue(held) > self._grace:
                 self._told = True
                 self._on_stuck(ConsumerError(f"A lane does not come back from job {held.job.key}: the worker ends"))

@@ -46,6 +46,8 @@ FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 """How long a job that the world failed stands aside: doubled with each delivery, up to a half less at random."""
 LOOK_AGAIN_SECONDS = 1.0
 """How long a job stands aside that its handler left unfinished, if it has no children to wait for."""
+WAKE_SECONDS, HAND_BACK_SECONDS = 2.0, 10.0
+"""How long a drain waits for Redis, besides `drain_seconds`: together less than pods are given more than that."""
 STILL_SECONDS = 120.0
 """A thread that should move and did not for so long is stuck.  Every wait for Redis ends sooner, also while it is
 away: time-outs of 5 s, a few in a row, and a look-up of its name."""
@@ -173,19 +175,33 @@ class Worker:
 
     def _drain(self, threads: Sequence[threading.Thread]) -> None:
         """Let running jobs end while there is time, hand the others back, and leave no entry behind."""
-        for lane in self._lanes:
-            quietly("wake a lane", lane.queue.wake)
+        together([partial(quietly, "wake a lane", lane.queue.wake) for lane in self._lanes], WAKE_SECONDS)
         deadline = time.monotonic() + self._drain_seconds
         for thread in threads:
             while thread.is_alive() and time.monotonic() < deadline and not self._at_once.is_set():
                 thread.join(0.05)
-        for lane in self._lanes:
-            # The lane may still be deep in a computation.  Once released, its token is void: it can write
-            # nothing more, and the process ends around it.
-            if job := lane.job:
-                log.info("Job %s is handed back unfinished", job.key)
-                quietly("hand a job back", partial(lane.queue.release, job, Place.FRONT))
-            quietly("close a lane", lane.queue.close)
+        # Beside each other: a Redis that does not answer must not cost each lane its time-outs one after the other.
+        together([partial(hand_back, lane) for lane in self._lanes], HAND_BACK_SECONDS)
+
+
+def hand_back(lane: Lane) -> None:
+    """Give up a lane: its job to the front of the queue, and every entry that it moved to itself."""
+    # The lane may still be deep in a computation.  Once released, its token is void: it can write nothing more, and the
+    # process ends around it.
+    if job := lane.job:
+        log.info("Job %s is handed back unfinished", job.key)
+        quietly("hand a job back", partial(lane.queue.release, job, Place.FRONT))
+    quietly("close a lane", lane.queue.close)
+
+
+def together(actions: Sequence[Callable[[], object]], seconds: float) -> None:
+    """Do all at the same time, and wait no longer than this; leases cover what is not done by then."""
+    threads = [threading.Thread(target=action, daemon=True) for action in actions]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def work_off(queue: JobQueue, handle: Callable[[Job], str], job: Job, stopping: threading.Event | None = None) -> bool:
@@ -226,9 +242,10 @@ def outcome(handle: Callable[[Job], str], job: Job) -> tuple[str, Failure | None
     """
     try:
         return handle(job), None
-    except (LeaseLost, QueueUnavailable, SettingsError):
+    except (LeaseLost, QueueUnavailable):
         raise
-    except (RetryJob, ServerNotReady) as error:
+    except (RetryJob, ServerNotReady, SettingsError) as error:
+        # Settings: of what this job alone needs.  If they are wrong for the queue itself, the next step says so.
         return Status.NEW, failure_of(error)
     except ConsumerError as error:
         return Status.FAILED, failure_of(error)

@@ -333,7 +333,7 @@ WRONG = {
 STOPS: dict[str, dict[str, Any]] = {
     "STORAGE_BUCKET is 's3://no-such-bucket': there is no such bucket": {"STORAGE_BUCKET": "s3://no-such-bucket"},
     "STORAGE_BUCKET is '/no/such/folder': there is no such folder": {"STORAGE_BUCKET": "file:///no/such/folder"},
-    "CONSUMER_TYPE is 'nuclei': allowed are image, ": {"CONSUMER_TYPE": "nuclei"},
+    "CONSUMER_TYPE is 'nuclei': allowed are caliban, ": {"CONSUMER_TYPE": "nuclei"},
     "CONSUMER_TYPE is 'no.such:Thing': it cannot be imported": {"CONSUMER_TYPE": "no.such:Thing"},
     "CONSUMER_TYPE is 'json:loads': .* is not a subclass": {"CONSUMER_TYPE": "json:loads"},
     "CONSUMER_TYPE is ':': it cannot be imported": {"CONSUMER_TYPE": ":"},

@@ -691,3 +691,27 @@ def test_lanes_in_many_threads_share_a_client(client: RedisClient) -> None:
         list(pool.map(work, range(6)))
     assert sorted(done) == sorted(keys)
     assert client.keys("processing-*") == []
+
+
+class TestSize:
+    def test_a_job_whose_fields_are_too_large_to_read_fails_unread(
+        self, client: RedisClient, lane: RedisJobQueue
+    ) -> None:
+        key, other = submit(client, channels="x" * 17_000_000), submit(client, "other.tif")
+        assert claimed(lane).key == other
+        fields = client.hmget(key, "status", "reason")
+        assert fields[0] == "failed"
+        assert fields[1].startswith("The fields of the job take 17000")
+        assert len(client.hget("redis-consumer:dead", key)) < 10_000
+
+    def test_what_others_took_out_of_a_queue_is_not_remembered_for_ever(
+        self, client: RedisClient, lane: RedisJobQueue
+    ) -> None:
+        keys = [submit(client, f"{i}.tif") for i in range(50)]
+        client.delete(QUEUE, *keys)
+        assert client.ttl(f"redis-consumer:submitted:{QUEUE}") > 0
+        assert lane.claim(timeout=0) is None  # the lane is registered now
+        sweeper = RedisSweeper(client, lease_seconds=0)
+        for _ in range(3):
+            sweeper.sweep()
+        assert client.zcard(f"redis-consumer:submitted:{QUEUE}") == 0

@@ -153,7 +153,27 @@ def test_nobody_there_means_later(tmp_path: Path, result: Path) -> None:
         assert caught.value.__cause__ is not None
 
 
-@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (401, "X"), (400, "ExpiredToken"), (405, "X")])
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "RequestTimeout"),
+        (403, "RequestTimeTooSkewed"),
+        (400, "ExpiredToken"),
+        (409, "OperationAborted"),
+        (403, "SlowDown"),
+        (407, "X"),
+    ],
+)
+def test_what_passes_by_itself_is_tried_again_whatever_its_status(
+    server: Server, tmp_path: Path, status: int, code: str
+) -> None:
+    server.answers = [error(status, code)]
+    with pytest.raises(StorageUnavailable):
+        open_s3(server.port, retry_seconds=0.5).download("uploads/x.tif", tmp_path)
+    assert server.asked > 1
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (401, "X"), (400, "InvalidToken"), (405, "X")])
 def test_refusals_are_final_and_asked_once(server: Server, tmp_path: Path, status: int, code: str) -> None:
     server.answers = [error(status, code)]
     with pytest.raises(AccessDenied, match=r"The storage refuses access to 'uploads/x\.tif'"):

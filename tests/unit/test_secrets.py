@@ -8,7 +8,7 @@ import pytest
 
 from redis_consumer.bootstrap import build_redis
 from redis_consumer.consumers import TensorFlowServingConsumer
-from redis_consumer.errors import JobRejected, SettingsError, reason_of
+from redis_consumer.errors import JobRejected, SettingsError, reason_of, without_secrets
 from redis_consumer.job import Job
 from redis_consumer.redis import RedisClient, translate
 from redis_consumer.settings import Settings
@@ -102,3 +102,18 @@ def test_an_archive_in_the_wrong_queue_is_told_without_its_login() -> None:
     with pytest.raises(JobRejected, match=r"Invalid filetype for \"image\" job: 'cells\.zip'") as caught:
         consumer.handle(Job("image:cells.zip:1", "image", {"input_file_name": address}))
     assert HUSH not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"https://user:p@{HUSH}@host/x failed",
+        f"redis://:pa/{HUSH}@host:6379/0",
+        f"GET https://host/a?sig=abc){HUSH}",
+        f"""GET https://host/a?X-Amz-Signature=a'b"{HUSH} failed""",
+        f"https://host/a#token={HUSH}",
+    ],
+)
+def test_addresses_lose_logins_and_signatures_whatever_letters_they_have(text: str) -> None:
+    assert HUSH not in without_secrets(text)
+    assert "host" in without_secrets(text)

@@ -210,13 +210,20 @@ class TestWorkOff:
         assert setup.fields() == taken
         assert "is no longer ours, dropped" in caplog.text
 
-    @pytest.mark.parametrize("error", [QueueUnavailable("down"), SettingsError("refused")], ids=str)
-    def test_trouble_with_the_queue_is_the_lanes_business(self, setup: Setup, error: ConsumerError) -> None:
+    def test_trouble_with_the_queue_is_the_lanes_business(self, setup: Setup) -> None:
         job = setup.claimed()
         before = setup.fields()
-        with pytest.raises(type(error)):
-            work_off(setup.queue, raising(error), job)
+        with pytest.raises(QueueUnavailable):
+            work_off(setup.queue, raising(QueueUnavailable("down")), job)
         assert setup.fields() == before
+
+    def test_what_a_machine_refuses_is_no_bug(self, setup: Setup) -> None:
+        assert not work_off(setup.queue, raising(RuntimeError("can't start new thread")), setup.claimed())
+        assert setup.fields()["status"] == "new"
+
+    def test_a_handler_that_misses_a_setting_does_not_end_the_worker(self, setup: Setup) -> None:
+        assert not work_off(setup.queue, raising(SettingsError("Redis refuses us: NOPERM")), setup.claimed())
+        assert setup.fields()["status"] == "new"
 
     def test_the_log_says_how_each_job_ended(self, setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
@@ -550,3 +557,12 @@ class TestLimits:
         with running(Worker([lane])):
             assert done.wait(WAIT)
             assert lane.fault() == ""
+
+
+def test_what_is_done_together_takes_no_longer_than_it_may() -> None:
+    never, done = threading.Event(), threading.Event()
+    began = time.monotonic()
+    worker_module.together([lambda: never.wait(WAIT), lambda: never.wait(WAIT), done.set], 0.1)
+    assert done.is_set()
+    assert time.monotonic() - began < WAIT
+    never.set()

@@ -6,6 +6,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import NoScriptError
+
 from redis_consumer.errors import QueueUnavailable
 
 if TYPE_CHECKING:
@@ -34,13 +36,23 @@ class Scripts:
             script = master.register_script(_text(name))
             if not (confirm and self._wait_replicas):
                 return script(packed_keys, packed_args)
-            with master.pipeline(transaction=False) as pipe:  # WAIT is about the writes of its own connection
-                script(packed_keys, packed_args, client=pipe)
-                pipe.wait(self._wait_replicas, WAIT_MILLISECONDS)
-                reply, confirmed = pipe.execute()
+            command = script.sha, len(packed_keys), *packed_keys, *packed_args
+            try:
+                reply, confirmed = self._waited(master, command)
+            except NoScriptError:
+                master.script_load(_text(name))
+                reply, confirmed = self._waited(master, command)
         if confirmed < self._wait_replicas:
             raise QueueUnavailable(f"{name}: {confirmed} of {self._wait_replicas} replicas confirmed it in time")
         return reply
+
+    def _waited(self, master: Any, command: tuple[Any, ...]) -> tuple[Any, int]:
+        """Run a script that the server knows, and WAIT.  A `Script` in a pipeline asks first whether it does."""
+        with master.pipeline(transaction=False) as pipe:  # WAIT is about the writes of its own connection
+            pipe.evalsha(*command)
+            pipe.wait(self._wait_replicas, WAIT_MILLISECONDS)
+            reply, confirmed = pipe.execute()
+        return reply, confirmed
 
 
 def packed(value: object) -> bytes:

@@ -15,8 +15,9 @@ import secrets
 import threading
 import time
 import uuid
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis_consumer import __version__
 from redis_consumer.errors import LeaseLost, QueueUnavailable
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from redis_consumer.queues.base import Child, FieldValue, Place
     from redis_consumer.redis import RedisClient
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 SHORTEST_WAIT_SECONDS = 0.001
@@ -40,7 +43,9 @@ SHORTEST_WAIT_SECONDS = 0.001
 PATIENCE_SECONDS = 10.0
 """How long a settle or a release is repeated before it is left to the next claim."""
 UPDATE_SECONDS = 60.0
-"""How long a write into a job in hand is repeated: a server that restarts is back by then."""
+"""How long a question or a write about a job in hand is repeated: a server that restarts is back by then."""
+DROPPING_SECONDS = 20.0
+"""How much longer than its time a claim may go on dropping entries of jobs that are over."""
 CHILDREN_AT_A_TIME = 100
 """In one script, during which the server does nothing else."""
 CHUNK_SECONDS = 1.0
@@ -94,6 +99,8 @@ class RedisJobQueue:
                 return None
             if job := self._claim(key):
                 return job
+            if time.monotonic() > deadline + DROPPING_SECONDS:
+                return None  # so that the lane is seen to move
         return None
 
     def update(self, job: Job, fields: Mapping[str, FieldValue]) -> None:
@@ -103,14 +110,7 @@ class RedisJobQueue:
             self._kept |= written
             return
         arguments = [job.token, self._pod, *flat(written)]
-        # A job that is half done is worth some patience: given up here, it would start again after its lease.
-        answer = call_with_retries(
-            lambda: self._scripts.run("update", job.key, args=arguments),
-            on=QueueUnavailable,
-            seconds=UPDATE_SECONDS,
-            attempts=1000,
-            longest_wait=1,
-        )
+        answer = patiently(lambda: self._scripts.run("update", job.key, args=arguments))
         self._demand(job, answer == "held")
 
     def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue], failure: Failure | None = None) -> None:
@@ -143,7 +143,7 @@ class RedisJobQueue:
         keys = self._children(parent)
         for start in range(0, len(keys), CHILDREN_AT_A_TIME):
             chunk = keys[start : start + CHILDREN_AT_A_TIME]
-            yield from zip(chunk, hashes(self._client, chunk), strict=True)
+            yield from zip(chunk, patiently(partial(hashes, self._client, chunk)), strict=True)
 
     def heartbeat(self, job: Job) -> None:
         """See `JobQueue.heartbeat`."""
@@ -249,9 +249,12 @@ class RedisJobQueue:
     # Children.
 
     def _children(self, parent: Job) -> list[str]:
-        with self._client.translated() as master:
-            keys: list[str] = master.zrange(packed(f"redis-consumer:children:{parent.key}"), 0, -1)
-        return keys
+        def ask() -> list[str]:
+            with self._client.translated() as master:
+                keys: list[str] = master.zrange(packed(f"redis-consumer:children:{parent.key}"), 0, -1)
+            return keys
+
+        return patiently(ask)
 
     def _submit_chunk(self, parent: Job, first: int, children: list[Child], *, complete: bool) -> None:
         arguments: list[object] = [parent.token, self._pod, first, int(complete)]
@@ -273,6 +276,11 @@ class RedisJobQueue:
             if self._holding is job:  # a late heartbeat may be about the job before
                 self._holding = None
             raise LeaseLost(f"Job {job.key} is final, gone, or somebody else's")
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """Return what Redis answers in the middle of a job.  Given up, the job would start again after its lease."""
+    return call_with_retries(ask, on=QueueUnavailable, seconds=UPDATE_SECONDS, attempts=1000, longest_wait=1)
 
 
 def letter(failure: Failure | None) -> str:

@@ -24,9 +24,14 @@ NO_BUCKET = re.compile("<Code>(NoSuchBucket|ContainerNotFound)</Code>")
 NO_ACL = re.compile("uniform bucket-level access", re.IGNORECASE)
 NOT_REMOVED = re.compile(r"DeleteObjects request failed .*\(code: AccessDenied\)")
 """S3 answers 200 to a request to remove many objects, and says of each how it went."""
+PASSING = re.compile(
+    "<Code>(RequestTimeout|RequestTimeTooSkewed|ExpiredToken|TokenRefreshRequired|OperationAborted|SlowDown|InternalError"
+    "|ServerBusy|OperationTimedOut)</Code>"
+)
+"""What passes by itself, whatever the status: a slow line, a clock, a token that is renewed, too much at a time."""
 NO_CREDENTIALS = re.compile(r"//169\.254\.169\.254/|//metadata\.google\.internal/|token request")
 HTTP_CLIENT_ERROR = 4
-LATER = frozenset({408, 425, 429})
+LATER = frozenset({407, 408, 409, 425, 429})
 """The 4xx answers that may pass."""
 
 
@@ -59,6 +64,8 @@ def _refusal(error: Exception, key: str) -> AccessDenied | None:
     text, status = str(error), _status(error)
     if NO_ACL.search(text):
         return AclRefused("The bucket takes no permissions of single objects")
+    if PASSING.search(text):
+        return None
     if "without LOCATION" in text:
         return WrongRegion("The bucket is in another region than AWS_REGION says")
     is_final = status // 100 == HTTP_CLIENT_ERROR and status not in LATER and not NO_CREDENTIALS.search(text)

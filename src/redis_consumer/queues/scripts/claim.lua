@@ -3,9 +3,12 @@
 -- taken      ours; also when asked again with the token on record, since the first answer may have been lost
 -- gone       the entry is not in our list any more; a job that nobody holds is noted, so that the sweep finds it
 -- missing, final, duplicate    the entry is dropped
--- failed     delivered too often; the job is final now
+-- failed     delivered too often, or too large to be read; the job is final now
 local job, mine = KEYS[1], KEYS[2]
 local token, pod, version, lease_ms, max_deliveries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+
+-- A worker reads all fields into its memory, and so does this server for the reply.
+local MOST_BYTES = 16 * 1024 * 1024
 
 local function taken()
   return {'taken', tonumber(recorded(job, 'deliveries')), redis.call('HGETALL', job)}
@@ -48,6 +51,17 @@ if deliveries >= max_deliveries then
   local reason = string.format("Given up after %d deliveries; the last status was '%s', the last one ended with: %s",
     deliveries, status, how)
   finish(job, pod, 'failed', {'reason', reason}, {error = 'TooManyDeliveries'})
+  return {'failed'}
+end
+
+local bytes = 0
+for _, name in ipairs(redis.call('HKEYS', job)) do
+  bytes = bytes + #name + redis.call('HSTRLEN', job, name)
+end
+if bytes > MOST_BYTES then
+  remove(mine, job)
+  local reason = string.format('The fields of the job take %d bytes: allowed are %d', bytes, MOST_BYTES)
+  finish(job, pod, 'failed', {'reason', reason}, {error = 'JobRejected'})
   return {'failed'}
 end
 

@@ -38,6 +38,7 @@ local LISTS, LEASES, DUE, SEEN, SUBMITTED, SWEPT, DEAD =
 -- cannot end with its job, since foreign programs end jobs too.
 local RECORD_SECONDS = 7 * 86400
 local LAST_CLAIMS = 20  -- of the history
+local LONGEST_KEPT = 65536  -- of a field, in a dead letter
 -- Children tell their parent when they end; foreign programs that end children do not, so it is looked after them.
 local CHILDREN_MS, CHILDREN_AT_A_TIME = 30000, 200
 -- The server does nothing else meanwhile: a hundred parents of many children would cost a tenth of a second.
@@ -127,6 +128,7 @@ end
 local function push(queue, job, place)
   redis.call(place == 'front' and 'RPUSH' or 'LPUSH', queue, job)
   redis.call('ZADD', SUBMITTED .. queue, now, job)
+  redis.call('EXPIRE', SUBMITTED .. queue, RECORD_SECONDS)  -- others may serve the queue, and take nobody out here
   local status = status_of(job)
   if status == 'new' then
     redis.call('HDEL', record(job), 'left_as')
@@ -303,7 +305,8 @@ end
 local function bury(job, failure)
   local fields, kept = redis.call('HGETALL', job), {}
   for i = 1, #fields, 2 do
-    if not is_secret(fields[i]) then kept[fields[i]] = bare(fields[i + 1]) end
+    local value = #fields[i + 1] > LONGEST_KEPT and '(left out)' or fields[i + 1]
+    if not is_secret(fields[i]) then kept[fields[i]] = bare(value) end
   end
   local claims = history(job)
   redis.call('HSET', DEAD, job, cjson.encode({

@@ -3,7 +3,7 @@
 -- are.  Anyone may take a turn, at any time; two at once are as good as one, so a turn soon after another is left out:
 -- hundreds of workers cost no more than a few.
 local lease_ms, forget_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
-local OLDEST, NEAR = 10, 1000
+local OLDEST, MOST, NEAR = 10, 1000, 1000
 local returned, standing, queues = 0, {}, {}
 
 local info = redis.pcall('INFO', 'server')  -- some access lists forbid it: then restarts go unnoticed
@@ -58,11 +58,15 @@ end
 -- a lane took it and died, and the janitor that took it from there died too.  What was submitted first stands near the
 -- exit, so a short look is enough.  A job that somebody else began is left to them.
 local function sweep_submitted(queue)
-  for _, job in ipairs(redis.call('ZRANGE', SUBMITTED .. queue, 0, OLDEST - 1)) do
+  local looked = 0
+  for _, job in ipairs(redis.call('ZRANGE', SUBMITTED .. queue, 0, MOST - 1)) do
     if not is_open(job) or status_of(job) ~= (recorded(job, 'left_as') or 'new') then
-      unsubmit(queue, job)
+      unsubmit(queue, job)  -- others did it
     elseif not standing[job] and not redis.call('LPOS', queue, job, 'RANK', -1, 'MAXLEN', NEAR) then
       return sweep_entry('-', job)
+    else
+      looked = looked + 1
+      if looked == OLDEST then return end
     end
   end
 end
