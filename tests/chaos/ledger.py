@@ -67,10 +67,10 @@ class Ledger:
         with self._lock:
             return list(self._open)
 
-    def hopeful(self) -> bool:
-        """Whether an open job may still end: one whose hash is gone will not."""
+    def hopeful(self) -> set[str]:
+        """Return the open jobs that may still end: one whose hash is gone will not."""
         with self._lock:
-            return bool(self._open - self._missing)
+            return self._open - self._missing
 
     def miss(self, key: str) -> None:
         """Note that a job's hash is not there."""

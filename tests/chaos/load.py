@@ -123,7 +123,7 @@ class Pace:
         """Return the number of a job to submit now; None if there should be none."""
         with self._lock:
             now = time.monotonic()
-            if len(self._ledger.open_jobs()) >= self._backlog or (now < self._next_at and not self._granted):
+            if len(self._ledger.hopeful()) >= self._backlog or (now < self._next_at and not self._granted):
                 return None
             if self._granted:
                 self._granted -= 1

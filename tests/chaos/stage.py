@@ -154,8 +154,8 @@ class Act:
             return None
 
     def _calm(self, seconds: float) -> None:
-        deadline, before = time.monotonic() + seconds, set(self.ledger.open_jobs())
-        while before & set(self.ledger.open_jobs()) and time.monotonic() < deadline:
+        deadline, before = time.monotonic() + seconds, self.ledger.hopeful()
+        while before & self.ledger.hopeful() and time.monotonic() < deadline:
             time.sleep(0.05)
 
 
