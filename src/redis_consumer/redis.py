@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.connection import DefaultParser
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+MOST_REPLY_BYTES = 256 * 2**20
+"""Far more than any list or job that is read at once."""
 TRIES = 10
 """Of a command that is called by attribute, while Redis does not answer."""
 HEALTH_SECONDS = 30
@@ -145,9 +148,12 @@ class RedisClient:
         """Ask whoever answers at our address.  A Sentinel is asked again at each new connection."""
         options, masters = self._ask()
         if masters is None:
-            return redis.Redis(self.host, self.port, **self._options)
-        sentinel: Any = Sentinel([(self.host, self.port)], sentinel_kwargs=options, **self._options)  # type: ignore[no-untyped-call]  # redis-py leaves it so
-        return sentinel.master_for(self._choose(masters))
+            master: Any = redis.Redis(self.host, self.port, **self._options)
+        else:
+            sentinel: Any = Sentinel([(self.host, self.port)], sentinel_kwargs=options, **self._options)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+            master = sentinel.master_for(self._choose(masters))
+        master.connection_pool.connection_kwargs["parser_class"] = BoundedParser
+        return master
 
     def _ask(self) -> tuple[dict[str, Any], list[str] | None]:
         """Return the options that opened the door, and the master sets; None if this is no Sentinel."""
@@ -180,6 +186,41 @@ class RedisClient:
             f"REDIS_HOST is {self.host!r}, a Sentinel of {', '.join(sorted(masters))}; "
             f"allowed is one that watches a single master, or {DEFAULT_MASTER}"
         )
+
+
+class BoundedParser(DefaultParser):  # type: ignore[valid-type,misc] # redis-py chooses it: hiredis, which we depend on
+    """Reads replies, but none larger than `MOST_REPLY_BYTES`: who answers more is no Redis of ours."""
+
+    def on_connect(self, connection: Any, **kwargs: Any) -> None:
+        """Begin to read from a new connection."""
+        super().on_connect(connection, **kwargs)
+        self._reader: Any = BoundedReader(self._reader)
+
+
+class BoundedReader:
+    """hiredis' reader, which counts what it is fed between two replies."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader, self._bytes = reader, 0
+        self._nothing = reader.gets()
+        """What it says where there is no whole reply yet."""
+
+    def feed(self, data: bytes | bytearray, start: int, length: int) -> None:
+        """Take bytes from the wire."""
+        self._bytes += length
+        if self._bytes > MOST_REPLY_BYTES:
+            raise redis.ConnectionError(f"a reply is larger than {MOST_REPLY_BYTES} bytes")
+        self._reader.feed(data, start, length)
+
+    def gets(self, *args: Any) -> Any:
+        """Return the next reply, or that there is not enough data yet."""
+        reply = self._reader.gets(*args)
+        if reply is not self._nothing:
+            self._bytes = 0
+        return reply
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
 
 
 class Waiter:

@@ -386,6 +386,34 @@ def test_errors_are_sorted_by_what_the_worker_does_next(error: Exception, ours: 
     assert ours is None or "host:6379" in str(translated)
 
 
+class TestSize:
+    @pytest.fixture(autouse=True)
+    def limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("redis_consumer.redis.MOST_REPLY_BYTES", 1_000_000)
+
+    def test_a_reply_that_is_too_large_is_not_read_and_the_next_one_is(self, server: Server) -> None:
+        client = impatient(server.port)
+        client.set("large", "x" * 2_000_000)
+        with pytest.raises(QueueUnavailable, match="a reply is larger than 1000000 bytes"):
+            client.get("large")
+        client.rpush("many", *["x" * 1000] * 2000)
+        with pytest.raises(QueueUnavailable, match="larger"):
+            client.lrange("many", 0, -1)
+        assert client.strlen("large") == 2_000_000
+        client.close()
+
+    def test_many_small_replies_are_fine(self, server: Server) -> None:
+        client = impatient(server.port)
+        client.set("small", "x" * 1000)
+        for _ in range(1500):
+            assert len(client.get("small")) == 1000
+        with client.translated() as master, master.pipeline(transaction=False) as pipe:
+            for _ in range(1500):
+                pipe.get("small")
+            assert sum(map(len, pipe.execute())) == 1_500_000
+        client.close()
+
+
 class TestServers:
     def test_a_server_ends_with_its_block(self, tmp_path: Path) -> None:
         with start_redis(tmp_path) as server:
