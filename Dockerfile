@@ -24,7 +24,7 @@ COPY --from=build /opt/redis-consumer /opt/redis-consumer
 # A number, so that Kubernetes can see that it is not root.
 USER 10001:10001
 
-# The first signal drains for DRAIN_SECONDS (25): give it longer than that (docker stop --time 30).
+# The first signal drains for DRAIN_SECONDS (25): give it longer than that (docker stop --time 45).
 STOPSIGNAL SIGTERM
 
 # No shell around it: the signal reaches the worker.  The Kiosk's chart sets no command and no arguments.

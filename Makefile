@@ -46,7 +46,7 @@ format: dev  ## let ruff write
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: install  ## print the tables of docs/performance.md
+bench: install  ## print most of the tables in docs/
 	$(BIN)/python benchmarks/run.py
 
 protos: .venv-protos  ## compile src/redis_consumer/wire/serving.proto

@@ -1,4 +1,7 @@
-"""Print every table of docs/performance.md: ``make bench``.  Each part also runs alone."""
+"""Print the tables of docs/performance.md and docs/outputs.md, and the heartbeat's of docs/reliability.md.
+
+``make bench`` calls it.  Each part also runs alone, and recovery.py and tracking.py do so only.
+"""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def main() -> int:
 def asked_for() -> Run:
     """Read the command line and LONG."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--long", action="store_true", help="10,000 jobs and 200 faults; also LONG=1")
+    parser.add_argument("--long", action="store_true", help="10,000 jobs and at least 280 faults; also LONG=1")
     parser.add_argument("--seed", type=int, help="of the sequence of faults; a random one is printed")
     parser.add_argument("--only", default="", metavar="FAULT,...", help=f"of: {', '.join(f.name for f in FAULTS)}")
     parser.add_argument("--jobs", type=int, help="how many jobs at least")

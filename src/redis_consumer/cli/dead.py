@@ -24,7 +24,11 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def add_dead(commands: Commands) -> None:
     """Add `dead list`, `show`, `replay` and `purge`."""
-    dead = commands.add_parser("dead", help="list, show, replay or purge the jobs that failed")
+    dead = commands.add_parser(
+        "dead",
+        help="list, show, replay or purge the jobs that failed",
+        description="The jobs that failed: why, and what to do about them.  `dead COMMAND --help` has examples.",
+    )
     inner: Commands = dead.add_subparsers(required=True, metavar="COMMAND")
     add_list(inner)
     add_show(inner)

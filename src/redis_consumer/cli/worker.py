@@ -33,7 +33,7 @@ def add_run(commands: Commands) -> None:
         "run",
         "take jobs from a queue until told to stop",
         """
-        The worker.  Configured by the environment alone, as in a container; SIGTERM or Ctrl-C lets running jobs
+        The worker.  Configured by the environment, as in a container; SIGTERM or Ctrl-C lets running jobs
         end within DRAIN_SECONDS and hands the others back, a second one hands them back at once.
 
         examples:

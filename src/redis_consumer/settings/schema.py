@@ -367,7 +367,7 @@ class Settings:
 
     # Spots.
     polaris_model: ModelId = setting(
-        kinds.model(), ModelId("SpotDetection", 3), "Finds spots", group=Group.SPOTS, used_by=("spot", "polaris")
+        kinds.model(), ModelId("SpotDetection", 3), "Finds spots", group=Group.SPOTS, used_by=("spot",)
     )
     polaris_threshold: float = setting(
         kinds.number(0, 1), 0.95, "Least probability of a spot", group=Group.SPOTS, used_by=("spot",)
