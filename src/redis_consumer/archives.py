@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from redis_consumer.errors import JobRejected, RetryJob
+from redis_consumer.errors import JobRejected, RetryJob, kind_of
 from redis_consumer.zips import METHODS, TooManyMembers, open_zip
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def _readable(path: Path) -> Iterator[None]:
             raise
         raise _rejected(path, "it is damaged or no zip (OSError)") from error
     except _DAMAGED as error:
-        raise _rejected(path, f"it is damaged or no zip ({type(error).__name__})") from error
+        raise _rejected(path, f"it is damaged or no zip{kind_of(error)}") from error
 
 
 def _rejected(path: Path, fault: str) -> JobRejected:
