@@ -15,14 +15,15 @@ import zipfile
 import zlib
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from redis_consumer.errors import JobRejected, RetryJob
+from redis_consumer.errors import JobRejected, RetryJob, kind_of
 from redis_consumer.zips import METHODS, TooManyMembers, open_zip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from redis_consumer.settings import Settings
 
@@ -37,6 +38,8 @@ JUNK_FOLDERS = frozenset({"__macosx"})
 ENCRYPTED = 0x1
 # The last three: names that are not UTF-8, offsets before the beginning, records cut in the middle.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OverflowError, struct.error)
+ENTRIES_PER_MEMBER, SPARE_ENTRIES = 4, 1000
+"""Entries that an archive may list: a Mac adds one to each file, and folders and its own leavings come on top."""
 SEGMENT_BYTES, NAME_BYTES = 255, 1024
 """A name on Linux has no longer part, and ours, with the folder of the job, no more bytes in all."""
 
@@ -53,10 +56,16 @@ class ArchiveLimits:
     """The largest archive that is unpacked."""
 
     members: int = 10_000
+    """Files that are unpacked; folders and junk are not counted."""
     bytes: int = 16 * 2**30
     """All members together, unpacked."""
     ratio: int = 1100
     """Unpacked to packed size; honest deflate reaches 1032, overlapping members more."""
+
+    @property
+    def entries(self) -> int:
+        """The most that the list of an archive may have, folders and junk included."""
+        return ENTRIES_PER_MEMBER * self.members + SPARE_ENTRIES
 
 
 def archive_limits(settings: Settings) -> ArchiveLimits:
@@ -117,7 +126,10 @@ class Archive:
 
     @property
     def names(self) -> list[str]:
-        """The files, in the order of the archive: plain relative paths, none of them junk."""
+        """The files, in the order of the archive: plain relative paths, none of them junk, no two the same.
+
+        Of several members of one name the later ones have numbers: ``a.tif``, ``a-2.tif``.
+        """
         return list(self._members)
 
     def unpack(self, name: str, destination: str | Path) -> Path:
@@ -176,6 +188,31 @@ def name_fault(name: str) -> str:
     return ""
 
 
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return the names, those that came before with a number; in linear time, however many are the same."""
+    given = list(names)
+    taken = set(given)
+    numbers: dict[str, Iterator[str]] = {}
+    found = []
+    for name in given:
+        if name in numbers:
+            found.append(next(free for free in numbers[name] if free not in taken))
+        else:
+            numbers[name] = numbered(name)
+            found.append(name)
+    return found
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Give the name with numbers in front of its suffix, from 2 on: readers look at the suffix.
+
+    A hidden file stays one: ``.git`` has no suffix.
+    """
+    suffix = PurePosixPath(name).suffix
+    stem = name.removesuffix(suffix)
+    return (f"{stem}-{number}{suffix}" for number in count(2))
+
+
 def _checked(name: str) -> str:
     if fault := name_fault(name):
         raise ValueError(f"name in the archive {name!r}: {fault}")
@@ -213,21 +250,27 @@ def _use_fast_deflate(target: Any) -> None:
 def _checked_members(path: Path, archive: zipfile.ZipFile, limits: ArchiveLimits) -> list[tuple[zipfile.ZipInfo, str]]:
     """Return the files to unpack with their names; JobRejected if any member is not allowed."""
     infos = archive.infolist()
-    size = sum(info.file_size for info in infos)
-    if len(infos) > limits.members:
-        raise _rejected(path, f"it has {len(infos)} members, allowed are {limits.members}")
+    if len(infos) > limits.entries:
+        raise _rejected(path, f"it lists {len(infos)} files and folders, allowed are {limits.entries}")
+    members = [(info, info.filename.replace("\\", "/")) for info in infos if not info.filename.endswith("/")]
+    members = [(info, name) for info, name in members if not is_junk(name)]
+    _check_sizes(path, [info.file_size for info, _ in members], limits)
+    members = [(info, name) for (info, _), name in zip(members, distinct(name for _, name in members), strict=True)]
+    for info, name in members:
+        if fault := name_fault(name) or _member_fault(info):
+            raise _rejected(path, f"member {name[:100]!r}: {fault}")
+    return members
+
+
+def _check_sizes(path: Path, sizes: Sequence[int], limits: ArchiveLimits) -> None:
+    """Reject what is too much to unpack, by the sizes that the files declare."""
+    size = sum(sizes)
+    if len(sizes) > limits.members:
+        raise _rejected(path, f"it has {len(sizes)} members, allowed are {limits.members}")
     if size > limits.bytes:
         raise _rejected(path, f"it has {size} bytes unpacked, allowed are {limits.bytes}")
     if size > limits.ratio * path.stat().st_size:
         raise _rejected(path, f"it grows more than {limits.ratio} times when it is unpacked")
-    members = [(info, info.filename.replace("\\", "/")) for info in infos if not info.filename.endswith("/")]
-    members = [(info, name) for info, name in members if not is_junk(name)]
-    for info, name in members:
-        if fault := name_fault(name) or _member_fault(info):
-            raise _rejected(path, f"member {name[:100]!r}: {fault}")
-    if len({name for _, name in members}) < len(members):
-        raise _rejected(path, "two members have one name")
-    return members
 
 
 def _member_fault(info: zipfile.ZipInfo) -> str:
@@ -273,7 +316,7 @@ def _readable(path: Path) -> Iterator[None]:
             raise
         raise _rejected(path, "it is damaged or no zip (OSError)") from error
     except _DAMAGED as error:
-        raise _rejected(path, f"it is damaged or no zip ({type(error).__name__})") from error
+        raise _rejected(path, f"it is damaged or no zip{kind_of(error)}") from error
 
 
 def _rejected(path: Path, fault: str) -> JobRejected:

@@ -128,6 +128,15 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def kind_of(error: BaseException) -> str:
+    """Return the type of a library's error, to stand in brackets behind a sentence: `` (BadZipFile)``.
+
+    Empty for ``error``: struct and zlib call theirs so, which says nothing where the module is not told.
+    """
+    name = type(error).__name__
+    return "" if name.lower() == "error" else f" ({name})"
+
+
 def _printable(letter: str) -> str:
     """Escape what would move a terminal's cursor, turn the writing round or break a protocol."""
     return letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from tests.acceptance.bench import discs, exit_code, objects, text_of, tiff, wait_for, wait_until
+from tests.corpus.archives import joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -204,6 +205,33 @@ def test_pictures_of_one_name_are_kept_apart(bench: Bench) -> None:
         ("c/a.tiff_batch_0_feature_0.tif", number),
         ("c/a.tif_batch_0_feature_0.tif", DISCS),
     ]
+
+
+@pytest.mark.usefixtures("zip_worker")
+def test_two_files_of_one_name_are_two_images(bench: Bench) -> None:
+    few, number = discs(50, 50)
+    content = joined([(b"b/a.tif", tiff(IMAGE)), (b"b/a.tif", tiff(few))])
+    fields = bench.done(bench.push("segmentation-zip", bench.upload(content, "batch.zip")))
+    assert [(name, objects(labels)) for name, labels in bench.results(fields).items()] == [
+        ("b/a_batch_0_feature_0.tif", DISCS),
+        ("b/a-2_batch_0_feature_0.tif", number),
+    ]
+    assert fields["total_jobs"] == "2"
+
+
+def test_an_archive_for_the_first_kiosks_jobs(bench: Bench) -> None:
+    worker = bench.worker("plates-1", QUEUE="plates", CONSUMER_TYPE="image")
+    zips = bench.worker("plates-zip-1", QUEUE="plates", CONSUMER_TYPE="zip")
+    members = {"b/zellen, 細胞.tif": tiff(IMAGE), "README.txt": b"these are images", "a.tif": tiff(IMAGE)}
+    fields = bench.done(bench.push("plates-zip", bench.upload(zipped(members), "batch.zip")))
+    results = bench.results(fields)
+    assert list(results) == ["b/zellen, 細胞_feature_0.tif", "a_feature_0.tif"]
+    assert [objects(labels) for labels in results.values()] == [DISCS] * 2
+    assert bench.redis.hget(fields["children:failed"], "original_name") == "README.txt"
+    assert "Traceback" not in text_of(worker) + text_of(zips)
+    for ended in (worker, zips):
+        ended.process.kill()
+        exit_code(ended)
 
 
 @pytest.mark.usefixtures("zip_worker")

@@ -173,11 +173,14 @@ def test_an_archive_gets_its_zip_and_one_picture_of_all(tmp_path: Path, start: C
             archive.write(write(tmp_path / name, field), name)
         archive.writestr("c/broken.tif", "this is no image")
     demo = start("--type", "zip", tmp_path / "plate.zip")
-    assert demo.end() == 0
+    assert demo.end() == 1
     assert sorted(path.name for path in demo.output.iterdir()) == ["plate.zip", "plate_overlay.png"]
     with zipfile.ZipFile(demo.output / "plate.zip") as archive:
         assert archive.namelist() == [name.replace(".tif", "_batch_0_feature_0.tif") for name in fields]
-    assert re.search(r"plate +2 images +\d+ ", demo.text.read_text())
+    text = demo.text.read_text()
+    assert re.search(r"plate +2 images +\d+ ", text)
+    assert "1 of 3 images failed" in text
+    assert re.search(r"^plate: c/broken\.tif failed: The image 'broken\.tif' cannot be read", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,37 @@ def test_spots_are_found_in_cells(bench: Bench, kind: str) -> None:
     }[kind]
 
 
+def test_an_archive_of_spots_in_cells_is_a_parent_of_parents(bench: Bench) -> None:
+    workers = [
+        bench.worker("wells-1", QUEUE="wells", CONSUMER_TYPE="polaris", POLARIS_SCALE="1"),
+        bench.worker("wells-zip-1", QUEUE="wells", CONSUMER_TYPE="zip"),
+    ]
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in {"b/1.tif": tiff(STACK), "bad.tif": b"no image", "a, 2.tif": tiff(STACK)}.items():
+            archive.writestr(name, content)
+    wanted = {**KINDS["nuclei"].fields, "dimension_order": "CXY"}
+    key = bench.push("wells-zip", bench.upload(file.getvalue(), "plate.zip"), **wanted)
+    fields = bench.done(key)
+    assert bench.statuses(key) == ["new", "started", "waiting", "done"]
+    entries = bench.entries(fields)
+    assert list(entries) == [
+        f"{stem}_{rest}" for stem in ("b/1", "a, 2") for rest in ("batch_0_feature_0.tif", "0.csv")
+    ]
+    assert [len(table(content)) for name, content in entries.items() if name.endswith(".csv")] == [1 + len(PLACES)] * 2
+
+    first, bad, last = children(bench, key)
+    assert (fields["children:done"].split(","), fields["children:failed"]) == ([first, last], bad)
+    for child in (first, last):
+        assert [part.partition(":")[0] for part in children(bench, child)] == ["spot", "segmentation"]
+    grand = [part for child in (first, last) for part in children(bench, child)]
+    assert all(0 < bench.redis.ttl(member) <= 3600 for member in (first, last, *grand))
+    left = {entry["path"] for entries in bench.s3.list("output/") for entry in entries}
+    names = ("input_file_name", "output_file_name")
+    assert not {bench.redis.hget(member, name) for member in (first, last, *grand) for name in names} & left
+    end(*workers)
+
+
 def test_a_batch_has_a_table_for_each_image(bench: Bench) -> None:
     batch = np.stack([STACK, STACK[:, ::-1]])
     fields = {"dimension_order": "BCXY", "segmentation_type": "tissue", "channels": "0,1,2"}

@@ -8,8 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, strategies as st
+from tests.corpus.archives import joined
 
-from redis_consumer.archives import ArchiveLimits, is_junk, iter_archive, zip_files
+from redis_consumer.archives import ArchiveLimits, distinct, is_junk, iter_archive, zip_files
 from redis_consumer.errors import JobRejected, RetryJob
 
 ODD = Path(__file__).resolve().parents[2] / "../shared/data/odd"
@@ -176,10 +178,37 @@ class TestIterArchive:
         with pytest.raises(JobRejected, match="both a file and a folder"):
             unpack(path, tmp_path / "out")
 
-    def test_one_name_twice_is_refused(self, tmp_path: Path) -> None:
-        path = make_zip(tmp_path / "in.zip", {"a/x.tif": b"1", "a\\x.tif": b"2"})
-        with pytest.raises(JobRejected, match="two members have one name"):
-            iter_archive(path, tmp_path / "out")
+    def test_members_of_one_name_are_kept_apart(self, tmp_path: Path) -> None:
+        members = [("a/x.tif", "1"), ("a\\x.tif", "2"), ("a/x-2.tif", "other"), ("a/x.tif", "3"), ("b.c/x", "4")]
+        path = file(tmp_path / "in.zip", joined([(name.encode(), content.encode()) for name, content in members]))
+        paths = list(iter_archive(path, tmp_path / "out"))
+        assert {str(p.relative_to(tmp_path / "out")): p.read_text() for p in paths} == {
+            "a/x.tif": "1",
+            "a/x-3.tif": "2",
+            "a/x-2.tif": "other",
+            "a/x-4.tif": "3",
+            "b.c/x": "4",
+        }
+
+    @given(st.lists(st.sampled_from(["a.tif", "a-2.tif", "a-2-2.tif", "b/a.tif", "b.c/a", ".tif"])))
+    def test_distinct_names_are_the_first_of_each_and_new_ones(self, names: list[str]) -> None:
+        found = distinct(names)
+        assert len(set(found)) == len(found) == len(names)
+        assert all(
+            new == old for place, (new, old) in enumerate(zip(found, names, strict=True)) if old not in names[:place]
+        )
+        assert [Path(name).suffix for name in found] == [Path(name).suffix for name in names]
+
+    def test_folders_and_junk_do_not_count(self, tmp_path: Path) -> None:
+        names = ["a/", "a/1.tif", "__MACOSX/a/._1.tif", "a/2.tif", "__MACOSX/a/._2.tif"]
+        path = make_zip(tmp_path / "in.zip", dict.fromkeys(names, b"1"))
+        assert unpack(path, tmp_path / "out", members=2, bytes=2) == ["a/1.tif", "a/2.tif"]
+
+    def test_not_even_of_junk_there_may_be_any_number(self, tmp_path: Path) -> None:
+        path = make_zip(tmp_path / "in.zip", {f"{number}/": b"" for number in range(1009)})
+        assert unpack(path, tmp_path / "out", members=3) == []
+        with pytest.raises(JobRejected, match="it lists 1009 files and folders, allowed are 1008"):
+            unpack(path, tmp_path / "out", members=2)
 
     def test_what_was_zipped_is_unpacked(self, tmp_path: Path) -> None:
         path = zip_files([(file(tmp_path / "x", bytes(range(256)) * 500), "a/x.tif")], tmp_path / "out.zip")

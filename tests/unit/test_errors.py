@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import binascii
 import inspect
+import struct
+import zlib
 
 import pytest
 
 from redis_consumer import errors
-from redis_consumer.errors import ConsumerError, JobRejected, MissingExtra, reason_of
+from redis_consumer.errors import ConsumerError, JobRejected, MissingExtra, kind_of, reason_of
 
 
 def test_every_error_stands_in_the_tree_of_the_docstring() -> None:
@@ -29,6 +32,13 @@ def test_our_own_errors_speak_for_themselves() -> None:
 )
 def test_a_reason_is_one_line_and_never_empty(error: Exception, line: str) -> None:
     assert reason_of(error) == line
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(KeyError(), " (KeyError)"), (struct.error(), ""), (zlib.error(), ""), (binascii.Error(), "")]
+)
+def test_a_type_that_says_nothing_is_not_told(error: Exception, kind: str) -> None:
+    assert kind_of(error) == kind
 
 
 def test_a_missing_extra_says_how_to_install_it() -> None:

@@ -647,4 +647,9 @@ class TestDamage:
             except JobRejected as error:
                 lines.append(str(error))
         assert lines
-        assert not [line for line in lines if "\n" in line or str(tmp_path) in line]
+        assert not [line for line in lines if "\n" in line or str(tmp_path) in line or "(error)" in line]
+
+    def test_a_tiff_of_a_few_bytes_is_damaged(self, tmp_path: Path) -> None:
+        (tmp_path / "x.tif").write_bytes(b"II*\0\x08")
+        with pytest.raises(JobRejected, match=r"cannot be read: it is damaged or no image$"):
+            read_image(tmp_path / "x.tif")

@@ -67,7 +67,7 @@ class ChildResult:
     @property
     def name(self) -> str:
         """What the user calls it; of one that vanished, what its key tells."""
-        return self.fields.get("original_name") or self.key.partition(":")[2].rpartition(":")[0]
+        return self.fields.get("original_name") or name_in(self.key)
 
     @property
     def is_final(self) -> bool:
@@ -198,6 +198,11 @@ class Children:
             for key in keys:
                 pipe.expire(key, seconds)
             pipe.execute()
+
+
+def name_in(key: str) -> str:
+    """Return what the user calls a child, as its key tells: with ``_`` for each comma."""
+    return key.partition(":")[2].rpartition(":")[0]
 
 
 def said(fields: Mapping[str, str]) -> dict[str, str]:

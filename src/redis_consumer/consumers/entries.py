@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import count
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from redis_consumer.archives import name_fault
+from redis_consumer.archives import name_fault, numbered
 from redis_consumer.results import entry_stem, safe_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Sequence
 
 
 class EntryNames:
@@ -40,11 +39,3 @@ class EntryNames:
             if rest != entry and not rest[:1].isalnum():
                 return label + rest
         return f"{label}_{entry}"
-
-
-def numbered(name: str) -> Iterator[str]:
-    """Give the name with numbers in front of its suffix, from 2 on: readers look at the suffix."""
-    stem, dot, suffix = name.rpartition(".")
-    if not dot or "/" in suffix:
-        stem, dot, suffix = name, "", ""
-    return (f"{stem}-{number}{dot}{suffix}" for number in count(2))

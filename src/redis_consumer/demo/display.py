@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from redis_consumer.consumers.children import name_in
 from redis_consumer.job import FINAL, Status
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ WIDE = 400
 """Columns of a file or a pipe: nobody wants paths and reasons folded there."""
 STYLES: Mapping[str, str] = {Status.DONE: "green", Status.FAILED: "red", Status.NEW: "dim"}
 UNKNOWN = "-"
+MOST_FAILURES = 20
+"""Images of one batch."""
 SECONDS = ("waiting\ns", "predicting\ns", "post-\nprocessing\ns")
 """Headings, narrow enough for a terminal of 80 columns."""
 
@@ -114,6 +118,18 @@ class Row:
         return self.fields.get("status") == Status.DONE
 
     @property
+    def whole(self) -> bool:
+        """Whether there is a result, and nothing that was submitted is missing in it."""
+        return self.done and not self.failures
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """The jobs of a batch that failed, each with its reason; there is none for those beyond a thousand."""
+        reasons = dict(parse_qsl(self.fields.get("failures", "")))
+        failed = filter(None, self.fields.get("children:failed", "").split(","))
+        return {key: reasons.get(key, "") for key in failed}
+
+    @property
     def reason(self) -> str:
         """Why it failed, with the image's own name: that of the upload says nothing to who sent it."""
         upload = PurePosixPath(self.fields.get("input_file_name", "")).name
@@ -138,6 +154,8 @@ def cells(row: Row, *, scored: bool) -> list[str | Text]:
     """Return the cells of one row."""
     size, number, f1 = UNKNOWN, UNKNOWN, UNKNOWN
     end = Text(str(row.result)) if row.done else Text(f"failed: {row.reason}", "red")
+    if row.done and row.failures:
+        end.append(f"\n{len(row.failures)} of {row.fields.get('total_jobs', UNKNOWN)} images failed, see below", "red")
     if row.found:
         size, number = row.found.size, str(row.found.count)
         f1 = f"{row.found.score.f1:.3f}" if row.found.score else UNKNOWN
@@ -146,6 +164,15 @@ def cells(row: Row, *, scored: bool) -> list[str | Text]:
         *(in_seconds(row.fields.get(name)) for name in ("prediction_time", "postprocess_time")),
     ]
     return [row.name, size, number, *([f1] if scored else []), *seconds, end]
+
+
+def failure_lines(row: Row) -> list[Text]:
+    """Return a line for each image of a batch that failed, the first ones if there are many."""
+    failures = list(row.failures.items())
+    lines = [f"{row.name}: {name_in(key)} failed: {reason}" for key, reason in failures[:MOST_FAILURES]]
+    if more := len(failures) - len(lines):
+        lines.append(f"{row.name}: {more} more failed")
+    return [Text(line, "red") for line in lines]
 
 
 def waited(fields: Mapping[str, str]) -> str:

@@ -7,10 +7,11 @@ import shutil
 import time
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from redis_consumer.bootstrap import build_client
-from redis_consumer.demo.display import Board, Row, results_table
+from redis_consumer.demo.display import Board, Row, failure_lines, results_table
 from redis_consumer.demo.kinds.base import Outputs
 from redis_consumer.demo.outputs import named
 from redis_consumer.errors import ConsumerError
@@ -90,9 +91,11 @@ def unpacked(
 
 
 def report(kind: Kind[Any], rows: Sequence[Row], output: Path, console: Console) -> None:
-    """Print the table, and where to look."""
+    """Print the table, what is missing in archives, and where to look."""
     console.print()
     console.print(results_table(rows, kind.objects))
+    for line in chain.from_iterable(map(failure_lines, rows)):
+        console.print(line)
     console.print(f"Beside each zip in {output}: {kind.beside}")
 
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def run_demo(images: Sequence[Path], output: Path, *, kind: str, keep: bool) -> int:
     """Run jobs of a kind on `images`, or on simulated ones; return 0 if every job is done, 1 if one failed.
 
-    Leaves a zip and a picture for each in `output`, and for most kinds a label image.  SettingsError for a file that
-    cannot be taken, MissingExtra where the extra `demo` is not installed, ConsumerError if a process died; then
-    the end of its log stands on stderr.  Nothing that was started lives when this returns or raises; with `keep`
-    it returns at Ctrl-C.
+    A job of an archive counts as failed where an image of it did, though the others are delivered.  Leaves a zip and
+    a picture for each in `output`, and for most kinds a label image.  SettingsError for a file that cannot be taken,
+    MissingExtra where the extra `demo` is not installed, ConsumerError if a process died; then the end of its log
+    stands on stderr.  Nothing that was started lives when this returns or raises; with `keep` it returns at Ctrl-C.
     """
     check_extra()
     from redis_consumer.demo.kinds import find_kind
@@ -47,7 +47,7 @@ def run_demo(images: Sequence[Path], output: Path, *, kind: str, keep: bool) -> 
         for line in error.log:
             sys.stderr.write(f"    {line}\n")
         raise
-    return 0 if all(row.done for row in rows) else 1
+    return 0 if all(row.whole for row in rows) else 1
 
 
 def check_extra() -> None:

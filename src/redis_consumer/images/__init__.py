@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from redis_consumer.arrays import laid_out
-from redis_consumer.errors import ConsumerError, JobRejected
+from redis_consumer.errors import ConsumerError, JobRejected, kind_of
 from redis_consumer.images.axes import CHANNELS, FRAMES, Origin, resolve
 from redis_consumer.images.pictures import open_npy, open_npz, open_picture, pillow_image
 from redis_consumer.images.tiff import open_tiff
@@ -158,8 +158,8 @@ def _readable(path: Path) -> Iterator[None]:
     except (ConsumerError, MemoryError, FileNotFoundError):
         raise
     except Exception as error:
-        kind = type(error).__name__
-        raise JobRejected(f"The image {path.name!r} cannot be read: it is damaged or no image ({kind})") from error
+        fault = f"it is damaged or no image{kind_of(error)}"
+        raise JobRejected(f"The image {path.name!r} cannot be read: {fault}") from error
 
 
 def _check_values_of(name: str, source: Source) -> None:

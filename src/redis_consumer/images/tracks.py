@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from redis_consumer.errors import ConsumerError, JobRejected
+from redis_consumer.errors import ConsumerError, JobRejected, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -93,10 +93,8 @@ def _archive(path: Path) -> Iterator[tarfile.TarFile]:
     except (ConsumerError, MemoryError, FileNotFoundError):
         raise
     except Exception as error:
-        kind = type(error).__name__
-        raise JobRejected(
-            f"The track file {path.name!r} cannot be read: it is damaged or no track file ({kind})"
-        ) from error
+        fault = f"it is damaged or no track file{kind_of(error)}"
+        raise JobRejected(f"The track file {path.name!r} cannot be read: {fault}") from error
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -238,7 +238,7 @@ class Settings:
         kinds.integer(1), 2**30, "Most values in one file, all frames and channels together", group=Group.IMAGES
     )
     max_archive_members: int = setting(
-        kinds.integer(1), 10_000, "Most files and folders in one zip", group=Group.IMAGES
+        kinds.integer(1), 10_000, "Most files in one zip, folders and system files not counted", group=Group.IMAGES
     )
     max_archive_bytes: int = setting(
         kinds.integer(1), 16 * 2**30, "Largest zip, all its files unpacked, bytes", group=Group.IMAGES

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import pytest
+from tests.corpus.archives import several
 from tests.unit.consumers.batch import QUEUE, Batch, zipped
 
 from redis_consumer.consumers import ZipFileConsumer
@@ -124,6 +125,16 @@ class TestOut:
         assert batch.fields(key)["reason"].startswith(reason)
         assert not batch.broker.queues[QUEUE]
         assert batch.storage.uploads == []
+
+    def test_images_of_one_name_are_jobs_of_their_own(self, batch: Batch) -> None:
+        key = batch.submit(several("a.tif", "b/a.tif", "a.tif"))
+        batch.visit()
+        jobs = batch.work(copied)
+        assert [job.fields["original_name"] for job in jobs] == ["a.tif", "b/a.tif", "a-2.tif"]
+        batch.visit()
+        result = batch.result(key)
+        assert list(result) == ["a_feature_0.tif", "b/a_feature_0.tif", "a-2_feature_0.tif"]
+        assert [content.decode() for content in result.values()] == [job.key for job in jobs]
 
     def test_limits_are_those_of_the_settings(self, batch: Batch) -> None:
         batch.environ["MAX_ARCHIVE_MEMBERS"] = "3"

@@ -7,7 +7,11 @@ from redis_consumer.archives import name_fault
 from redis_consumer.consumers.entries import EntryNames
 from redis_consumer.results import entry_stem
 
-NAMES = st.text(st.sampled_from("ab/._-é "), min_size=1, max_size=12).map(lambda text: f"{text.strip('/')}.tif")
+NAMES = (
+    st.text(st.sampled_from("ab/._-é "), min_size=1, max_size=12)
+    .map(lambda text: f"{text.strip('/')}.tif")
+    .filter(lambda name: name != ".tif")
+)
 
 
 def named(*pairs: tuple[str, str]) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from redis_consumer.demo.display import Board, Row, results_table, waited
+from redis_consumer.consumers.children import failures_field
+from redis_consumer.demo.display import Board, Row, failure_lines, results_table, waited
 from redis_consumer.demo.kinds.base import Found
 from redis_consumer.demo.score import Score
 
@@ -72,6 +73,39 @@ def test_a_batch_has_the_seconds_of_all_its_images() -> None:
     fields = {**DONE, "prediction_time": "0.5,1.25", "total_time": "1,2"}
     out.print(results_table([Row("a", Path("a.zip"), fields, Found("2 images", 1), Path("a.zip"))], "nuclei"))
     assert "1.75" in printed(out)
+
+
+def batch(failed: int, of: int) -> Row:
+    reasons = {f"segmentation:d/{number}.tif:5f": f"{number} & bad, 100%" for number in range(failed)}
+    told = {"children:failed": ",".join(reasons), "failures": failures_field(reasons), "total_jobs": str(of)}
+    return Row("a", Path("a.zip"), {**DONE, **told}, Found("2 images", 1), Path("out/a.zip"))
+
+
+def test_a_batch_tells_how_many_of_its_images_failed_and_which() -> None:
+    out, row = console(), batch(2, of=3)
+    out.print(results_table([row], "nuclei"))
+    assert "2 of 3 images failed" in printed(out)
+    assert "out/a.zip" in printed(out)
+    assert [line.plain for line in failure_lines(row)] == [
+        "a: d/0.tif failed: 0 & bad, 100%",
+        "a: d/1.tif failed: 1 & bad, 100%",
+    ]
+    assert row.done
+    assert not row.whole
+
+
+def test_of_many_failures_the_first_are_told() -> None:
+    lines = failure_lines(batch(2000, of=2000))
+    assert len(lines) == 21
+    assert lines[-1].plain == "a: 1980 more failed"
+
+
+def test_a_batch_without_failures_says_nothing_of_them() -> None:
+    out, row = console(), batch(0, of=3)
+    out.print(results_table([row], "nuclei"))
+    assert "failed" not in printed(out)
+    assert failure_lines(row) == []
+    assert row.whole
 
 
 def test_each_new_status_is_a_line_where_there_is_no_terminal() -> None:
