@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
-from tests.acceptance.bench import DEMO_MODEL, discs, objects, text_of, wait_for, wait_until
+from tests.acceptance.bench import DEMO_MODEL, discs, exit_code, objects, text_of, wait_for, wait_until
 
 from redis_consumer.demo.score import score
 from redis_consumer.demo.simulation.microscope import Microscope
@@ -222,6 +222,71 @@ def test_a_role_may_be_left_out(bench: Bench) -> None:
     results = bench.results(bench.done(key))
     assert list(results) == ["image_batch_0_feature_0.tif"]
     assert [objects(labels) for labels in results.values()] == [many]
+
+
+BLIND = "NuclearSegmentation:7"
+"""A model that sees nothing, so that a result tells who made it."""
+
+
+@pytest.mark.parametrize(
+    ("queue", "models", "seen"),
+    [
+        ("phases", {"PHASE_MODEL": "Membranes:3"}, [True, True, True]),
+        ("blind-phases", {"PHASE_MODEL": BLIND}, [True, True, False]),
+        ("phases-alone", {"PHASE_MODEL": "Membranes:3", "NUCLEAR_MODEL": BLIND, "CYTOPLASM_MODEL": BLIND},
+         [False, False, True]),
+    ],
+)  # fmt: skip
+def test_three_roles_have_three_models(bench: Bench, queue: str, models: dict[str, str], seen: list[bool]) -> None:
+    worker = bench.worker(f"{queue}-1", QUEUE=queue, CONSUMER_TYPE="segmentation", **models)
+    images, numbers = zip(*(discs(120, 200, step=step) for step in (40, 50, 60)), strict=True)
+    key = bench.push(queue, bench.upload(np.stack(images)), dimension_order="CXY", channels="2,0,1")
+    results = bench.results(bench.done(key))
+    assert list(results) == [f"image_batch_0_feature_{role}.tif" for role in range(3)]
+    expected = [numbers[channel] if found else 0 for channel, found in zip((2, 0, 1), seen, strict=True)]
+    assert [objects(labels) for labels in results.values()] == expected
+    end(worker)
+
+
+@pytest.fixture(scope="module")
+def orders_worker(bench: Bench) -> Iterator[Child]:
+    yield (worker := bench.worker("orders-1", QUEUE="orders", CONSUMER_TYPE="segmentation"))
+    end(worker)
+
+
+def end(worker: Child) -> None:
+    assert "Traceback" not in text_of(worker)
+    worker.process.kill()
+    exit_code(worker)
+
+
+@pytest.mark.parametrize("order", ["XYC", "BXYC", "CXYB", "BCXY", "XYBC", "YXC"])
+def test_axes_stand_in_every_order(bench: Bench, orders_worker: Child, order: str) -> None:
+    """Of batches and channels that all differ, each is found where it belongs, and no side is another."""
+    assert orders_worker.process.poll() is None
+    batches = 2 if "B" in order else 1
+    steps = np.array([[40, 50], [60, 70]])[:batches]
+    images, numbers = zip(*(discs(120, 200, step=step) for step in steps.flat), strict=True)
+    stack = np.stack(images).reshape(*steps.shape, 120, 200)  # (B, C, Y, X)
+    rows, columns = sorted("XY", key=order.index)
+    named = order if "B" in order else f"B{order}"
+    stored = stack.transpose([["B", "C", rows, columns].index(letter) for letter in named])
+    key = bench.upload(stored if "B" in order else stored[0])
+    results = bench.results(bench.done(bench.push("orders", key, dimension_order=order, channels="1,0")))
+    assert list(results) == [f"image_batch_{b}_feature_{c}.tif" for b in range(batches) for c in range(2)]
+    assert {labels.shape for labels in results.values()} == {(120, 200)}
+    found = np.reshape([objects(labels) for labels in results.values()], steps.shape)
+    np.testing.assert_array_equal(found, np.reshape(numbers, steps.shape)[:, ::-1])
+
+
+def test_a_stack_of_a_bare_array_is_no_batch_of_columns_by_the_form_s_default(
+    bench: Bench, orders_worker: Child
+) -> None:
+    assert orders_worker.process.poll() is None
+    images, numbers = zip(*(discs(120, 200, step=step) for step in (40, 50, 60)), strict=True)
+    results = bench.results(bench.done(bench.push("orders", bench.upload(np.stack(images)), dimension_order="XYB")))
+    assert list(results) == [f"image_batch_{batch}_feature_0.tif" for batch in range(3)]
+    assert [objects(labels) for labels in results.values()] == list(numbers)
 
 
 @pytest.mark.skipif(not DEMO_MODEL.exists(), reason="the model of the demo is not there")

@@ -357,9 +357,11 @@ class Bad(NamedTuple):
     file: str = "a.tif"
 
 
+STILL = tiff(STACK, ome=True, metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP", "Cy5"]}})
 FIVE = np.zeros((2, 3, 4, 20, 20), np.uint8)
 BAD = [
     Bad("caliban", IMAGE, {}, "The movie 'a.tif' has 1 frame: expected are two or more"),
+    Bad("caliban", STILL, {}, "The movie 'a.tif' has 1 frame: expected are two or more; its axes are CYX"),
     Bad("caliban", np.zeros((61, 9, 9), np.uint8), {}, "The image 'a.tif' has 61 frames: allowed are 60"),
     Bad("caliban", FIVE, {}, "The image 'a.tif'"),
     Bad("caliban", b"no image", {}, "The image 'a.tif' cannot be read"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pytest
 import tifffile
-from tests.acceptance.bench import discs, objects, text_of, tiff
+from tests.acceptance.bench import discs, exit_code, objects, text_of, tiff
 from tests.onnx_models import SPOT_OFFSET
 
 if TYPE_CHECKING:
@@ -205,13 +205,81 @@ def test_names_of_every_kind_pass_through(bench: Bench, queue: str, name: str) -
     assert list(entries) == [entry.format(stem) for entry in ENTRIES[queue]]
 
 
-@pytest.mark.parametrize("value", ["", " ", None], ids=["empty", "a space", "absent"])
+OPTIONAL = (
+    *("original_name", "url", "channels", "dimension_order", "scale", "label", "cuts", "model_name", "model_version"),
+    *("compartment", "segmentation_type", "preprocess_function", "postprocess_function", "field_size"),
+)
+blanks = pytest.mark.parametrize("value", ["", " ", None], ids=["empty", "a space", "absent"])
+
+
+@blanks
 @pytest.mark.parametrize("queue", QUEUES)
 def test_fields_may_be_blank_or_absent(bench: Bench, queue: str, value: str | None) -> None:
-    optional = ("original_name", "channels", "scale", "dimension_order", "model_name", "model_version", "label", "cuts")
-    blank = dict.fromkeys((*optional, "compartment", "segmentation_type", "url"), value)
+    blank = dict.fromkeys(OPTIONAL, value)
     entries = bench.entries(bench.done(bench.push(queue, bench.upload(IMAGES[queue]), **blank)))
     assert list(entries) == [entry.format("image") for entry in ENTRIES[queue]]
+
+
+@pytest.fixture(scope="module")
+def parents(bench: Bench) -> Iterator[dict[str, Child]]:
+    """Workers whose jobs have others do the work, on queues of their own, and one who segments for them."""
+    variables = {
+        "plain-movies": {"CONSUMER_TYPE": "caliban", "CALIBAN_MODEL": "none", "SEGMENTATION_QUEUE": "plain"},
+        "plain-spots": {"CONSUMER_TYPE": "polaris"},
+        "plain": {"CONSUMER_TYPE": "segmentation"},
+    }
+    started = {queue: bench.worker(f"{queue}-1", QUEUE=queue, **given) for queue, given in variables.items()}
+    started["plain-zip"] = bench.worker("plain-zip-1", QUEUE="plain", CONSUMER_TYPE="zip")
+    yield started
+    for worker in started.values():
+        assert "Traceback" not in text_of(worker)
+        worker.process.kill()
+        exit_code(worker)
+
+
+def small_archive() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.tif", tiff(discs(60, 60)[0]))
+    return file.getvalue()
+
+
+@blanks
+@pytest.mark.parametrize(
+    ("queue", "content", "name", "expected"),
+    [
+        ("plain-movies", tiff(np.stack([discs(60, 60)[0]] * 2)), "a.tif", ["a_feature_0.tif", "lineage.json"]),
+        ("plain-spots", tiff(DOTS), "a.tif", ["a_0.csv"]),
+        ("plain-zip", small_archive(), "b.zip", ["a_batch_0_feature_0.tif"]),
+    ],
+    ids=["caliban", "polaris", "zip"],
+)
+def test_fields_of_jobs_with_children_may_be_blank_or_absent(
+    bench: Bench,
+    parents: dict[str, Child],
+    queue: str,
+    content: bytes,
+    name: str,
+    expected: list[str],
+    value: str | None,
+) -> None:
+    assert parents[queue].process.poll() is None
+    key = bench.push(queue, bench.upload(content, name), **dict.fromkeys(OPTIONAL, value))
+    assert list(bench.entries(bench.done(key))) == expected
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3)], ids=str)
+@pytest.mark.parametrize("kind", ["none", "tissue"])
+def test_spots_of_the_smallest_images(
+    bench: Bench, parents: dict[str, Child], shape: tuple[int, int], kind: str
+) -> None:
+    assert parents["plain-spots"].process.poll() is None
+    image = np.full((3, *shape), 9, np.uint16)
+    upload = bench.upload(tiff(image, metadata={"axes": "CYX"}), "a.tif")
+    fields = {"segmentation_type": kind, "scale": "1"}
+    *labels, table = bench.entries(bench.done(bench.push("plain-spots", upload, **fields))).values()
+    assert len(labels) == (2 if kind == "tissue" else 0)
+    assert table.startswith(b"x,y")
 
 
 @pytest.mark.parametrize("queue", QUEUES)

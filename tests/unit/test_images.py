@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -354,6 +355,40 @@ class TestAxesOfArrays:
         image = read_image(tiff(tmp_path / "x.tif", array), axes="XYB")
         np.testing.assert_array_equal(image.pixels[..., 0], array.transpose(2, 0, 1))
 
+    @pytest.mark.parametrize(
+        ("shape", "layout"),
+        [
+            ((3, 60, 50), (3, 60, 50, 1)),
+            ((30, 64, 64), (30, 64, 64, 1)),
+            ((6, 9, 6), (6, 9, 6, 1)),
+            ((9, 6, 6), (9, 6, 6, 1)),
+            ((3, 3, 3), (1, 3, 3, 3)),
+            ((1, 60, 50), (1, 60, 50, 1)),
+            ((60, 1, 50), (1, 60, 50, 1)),
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("kind", ["npy", "tif"])
+    def test_the_form_s_default_holds_for_no_array_that_does_not_end_in_few(
+        self, tmp_path: Path, kind: str, shape: tuple[int, ...], layout: tuple[int, ...]
+    ) -> None:
+        write = self.npy if kind == "npy" else partial(tiff, photometric="minisblack")
+        path = write(tmp_path / f"x.{kind}", numbers(*shape))
+        image, silent = read_image(path, axes="XYB"), read_image(path)
+        assert image.pixels.shape == layout
+        assert (image.axes, image.axes_from) == (silent.axes, silent.axes_from)
+        np.testing.assert_array_equal(image.pixels, silent.pixels)
+
+    @pytest.mark.parametrize("shape", [(70, 64, 50), (9, 11, 3), (9, 11, 8)], ids=str)
+    def test_the_form_s_default_holds_where_the_last_axis_is_the_shortest(
+        self, tmp_path: Path, shape: tuple[int, ...]
+    ) -> None:
+        array = numbers(*shape)
+        for path in (self.npy(tmp_path / "x.npy", array), tiff(tmp_path / "x.tif", array, photometric="minisblack")):
+            image = read_image(path, axes="XYB")
+            assert image.axes_from == "job"
+            np.testing.assert_array_equal(image.pixels[..., 0], array.transpose(2, 0, 1))
+
     def test_rows_come_first_whatever_their_letter(self) -> None:
         assert [rows_first(text) for text in (" xyb", "YXB", "CXY", "B", "")] == ["YXB", "YXB", "CYX", "B", ""]
 
@@ -457,8 +492,8 @@ class TestWhoWins:
 
     def test_frames_that_were_once_rows_say_why(self, tmp_path: Path) -> None:
         path = tiff(tmp_path / "x.tif", numbers(3, 64, 80), photometric="minisblack")
-        with pytest.raises(JobRejected, match=r"has 80 frames: .*; its shape \(3, 64, 80\) was taken for YXB"):
-            read_image(path, axes="XYB", limits=ImageLimits())
+        with pytest.raises(JobRejected, match=r"has 80 frames: .*; its shape \(3, 64, 80\) was taken for YXT"):
+            read_image(path, axes="XYT", limits=ImageLimits())
 
 
 def kinds(axes: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -80,9 +80,9 @@ class CalibanConsumer(ParentConsumer):
     def movie(self) -> ImageFile:
         """Return the movie; JobRejected for one frame."""
         picture = self.work.load(self._tools().settings)
-        if not self.job.get("channels"):
-            picture = pages_as_frames(picture)
-        self._check_frames(picture.name, len(picture.stored))
+        channels = picture.stored.shape[-1]
+        hint = f"; its axes are {picture.axes}: say 'BXY' in 'dimension_order' if its channels are frames"
+        self._check_frames(picture.name, len(picture.stored), hint if channels > 1 and not picture.is_rgb else "")
         return picture
 
     def channel(self, picture: ImageFile) -> int:
@@ -97,9 +97,9 @@ class CalibanConsumer(ParentConsumer):
         self.work.parameters["channels"] = choice.indexes
         return choice.indexes[0]
 
-    def _check_frames(self, name: str, frames: int) -> None:
+    def _check_frames(self, name: str, frames: int, hint: str = "") -> None:
         if frames < 2:  # noqa: PLR2004 - a link takes two
-            raise JobRejected(f"The movie {name!r} has {frames} frame: expected are two or more")
+            raise JobRejected(f"The movie {name!r} has {frames} frame: expected are two or more{hint}")
         if frames > (allowed := self._tools().settings.max_image_frames):
             raise JobRejected(f"The movie {name!r} has {frames} frames: allowed are {allowed} (MAX_IMAGE_FRAMES)")
 
@@ -234,17 +234,3 @@ def tracking_models(tools: Tools) -> tuple[ModelId, ModelId] | tuple[()]:
     """Return the encoder and the one that compares; none where either is set to `none`."""
     encoder, comparer = tools.settings.neighborhood_encoder, tools.settings.caliban_model
     return (encoder, comparer) if encoder and comparer else ()
-
-
-def pages_as_frames(picture: ImageFile) -> ImageFile:
-    """Return an image of one frame whose channels are its pages as a movie: most stacks are movies here.
-
-    Many programs call the pages of any stack channels.  Colours, and channels behind the columns, stay what they are.
-    """
-    frames, _, _, channels = picture.stored.shape
-    at = picture.axes.find("C")
-    if frames > 1 or channels == 1 or picture.is_rgb or not 0 <= at < picture.axes.index("Y"):
-        return picture
-    stored = np.moveaxis(picture.stored[0], -1, 0)[..., np.newaxis]
-    swapped = picture.axes.translate(str.maketrans("CT", "TC"))
-    return replace(picture, stored=stored, axes=swapped, axes_from="rule", channel_names=())

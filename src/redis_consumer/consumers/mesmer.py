@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, get_args
@@ -100,10 +101,14 @@ def pages_as_channels(picture: ImageFile) -> ImageFile:
 
 
 def checked_compartment(text: str) -> Compartment:
-    """Return `text` as a compartment; JobRejected tells what is allowed."""
+    """Return `text` as a compartment, in any case, its words joined by ``-``, ``_`` or a blank.
+
+    JobRejected tells what is allowed.
+    """
     allowed: tuple[Compartment, ...] = get_args(Compartment)
+    spelled = re.sub("[_ ]", "-", text.lower())
     for compartment in allowed:
-        if compartment == text:
+        if compartment == spelled:
             return compartment
     raise JobRejected(f"The field 'compartment' is {text!r}: allowed are {', '.join(allowed)}")
 

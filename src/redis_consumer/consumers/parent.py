@@ -142,12 +142,20 @@ def short_name(name: str) -> str:
 
 
 def save_image(image: AnyArray, name: str, folder: Path) -> Path:
-    """Write a TIFF of one page for each leading index.  RetryJob if the disk is full."""
+    """Write (Y, X), (T, Y, X) or (T, Y, X, C) as a TIFF of a page for each frame that says what its axes are.
+
+    RetryJob if the disk is full.
+    """
     import tifffile
 
     kept = image if image.dtype.name in AS_THEY_ARE else image.astype(np.float32)
+    axes = "TYXC" if image.ndim == 4 else "TYX"[-image.ndim :]  # noqa: PLR2004 - the four axes of the layout
+    # Channels stay in their page, or else each row becomes one.
+    planes = "contig" if axes.endswith("C") else None
     with writing(folder, name) as path:
-        tifffile.imwrite(path, np.ascontiguousarray(kept), photometric="minisblack")
+        tifffile.imwrite(
+            path, np.ascontiguousarray(kept), photometric="minisblack", planarconfig=planes, metadata={"axes": axes}
+        )
     return path
 
 

@@ -35,6 +35,8 @@ ROLES = ("spots", "nuclei", "cytoplasm")
 """What the positions of the field `channels` stand for."""
 SPOT, SEGMENTATION, MESMER = "spot", "segmentation", "mesmer"
 """The queues of the children: the Kiosk has no setting for them."""
+CHILDREN_SHARE = 80
+"""Percent of the progress; to gather and to store have the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ class PolarisConsumer(ParentConsumer):
         self.work.note(segmentation_type=kind, **choice.fields(picture.channel_names))
         self.work.enter(Status.PREDICTING)
         submitted = (partial(self._part, children, picture, part, place) for place, part in enumerate(parts))
-        return children.submit(submitted)
+        # Before the share is known, no child that ends can tell its parent's progress.
+        return children.submit(submitted, children_share=CHILDREN_SHARE)
 
     def choose(self, picture: ImageFile) -> Choice:
         """Return the channel of each role: those that the job names, else the first ones."""

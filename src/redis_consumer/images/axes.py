@@ -4,7 +4,8 @@
 2. *The job's* `dimension_order` says what the other axes are.  Where it contradicts the file it wins, if it names as
    many axes as the file has; otherwise the job is refused.  Rows and columns of a TIFF or a picture stay where they
    are, and the colours of a picture stay its channels.  ``XYB`` is no such word: the Kiosk's form sends it with
-   every image, so it counts only where the file says nothing.
+   every image, so it counts only where the file says nothing, and of bare arrays only where the last axis is shorter
+   than both others.
 3. *The rule*, for files that do not say and jobs that do not either, axes of length 1 aside:
 
    =====  ======================  =========
@@ -28,6 +29,7 @@ import re
 from typing import Literal
 
 from redis_consumer.errors import JobRejected
+from redis_consumer.images.source import UNKNOWN
 
 Origin = Literal["metadata", "job", "rule"]
 
@@ -51,6 +53,8 @@ def resolve(name: str, shape: tuple[int, ...], axes: str, wanted: str) -> tuple[
     says_all = all(axes[i] in KNOWN for i in long)
     if says_all and order in ("", FORM_DEFAULT):
         return axes, "metadata"
+    if order == FORM_DEFAULT and not _may_end_in_batches(axes, shape, long):
+        order = ""
     if order and (found := _explained(axes, order, long)):
         return found, "metadata" if found == axes else "job"
     if len(shape) == 2 and not says_all:  # noqa: PLR2004 - rows and columns, whatever else the job names
@@ -86,6 +90,17 @@ def rows_first(wanted: str) -> str:
     if "Y" in letters and 0 <= letters.find("X") < letters.find("Y"):
         return letters.translate(str.maketrans("XY", "YX"))
     return letters
+
+
+def _may_end_in_batches(axes: str, shape: tuple[int, ...], long: list[int]) -> bool:
+    """Return whether it makes sense to follow the form's default: batches are fewer than rows and columns.
+
+    A bare stack has its frames in front, and of it the form would make as many batches as it has columns.
+    """
+    if all(axes[i] in KNOWN | {"I"} for i in long):
+        return True
+    sizes = shape if len(shape) == len(FORM_DEFAULT) else tuple(shape[i] for i in long)
+    return len(sizes) != len(FORM_DEFAULT) or sizes[-1] < min(sizes[:-1])
 
 
 def _explained(axes: str, order: str, long: list[int]) -> str:
@@ -148,4 +163,5 @@ def _by_rule(sizes: tuple[int, ...], axes: str, shape: tuple[int, ...]) -> str:
     small_end = bool(sizes) and sizes[-1] <= MOST_CHANNELS
     table = {2: "YX", 3: "YXC" if small_end else "TYX", 4: "TYXC" if small_end else ""}
     letters = iter(table.get(len(sizes), ""))
-    return "".join(axes[i] if size == 1 else next(letters, "") for i, size in enumerate(shape))
+    short = axes.translate(str.maketrans("YX", UNKNOWN * 2))  # rows and columns are among the long ones
+    return "".join(short[i] if size == 1 else next(letters, "") for i, size in enumerate(shape))

@@ -156,8 +156,15 @@ def _save(image: AnyArray, name: str, folder: str | Path) -> Entry:
     planes = (image[at].astype(np.float32, order="C") for at in np.ndindex(image.shape[:-2]))
     with writing(folder, name) as path:
         # Said, because three or four frames or columns would be taken for red, green and blue.
-        tifffile.imwrite(path, planes, shape=image.shape, dtype=np.float32, photometric="minisblack")
+        tifffile.imwrite(
+            path, planes, shape=image.shape, dtype=np.float32, photometric="minisblack", metadata=_explained(image)
+        )
     return Entry(str(path), name)
+
+
+def _explained(image: AnyArray) -> dict[str, str]:
+    """Return what a file says about its axes: of lengths of 1 to 4 every reader would guess something else."""
+    return {"axes": "TYX"[-image.ndim :]} if image.ndim <= len("TYX") else {}
 
 
 def _save_picture(image: AnyArray, name: str, folder: str | Path) -> Entry:

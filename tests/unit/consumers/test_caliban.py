@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tifffile
 from tests.movies import Life, movie_of, permuted, same
 from tests.unit.consumers.family import Family, image, tiff
 
@@ -47,6 +49,15 @@ def segmented(job: Job, labels: AnyArray = LABELS) -> dict[str, bytes]:
     """Return what the segmentation of a frame leaves."""
     stem = job.get("original_name").removesuffix(".tif")
     return {f"{stem}_batch_0_feature_0.tif": tiff(labels[place_of(job)].astype(np.float32))}
+
+
+def pages(array: AnyArray) -> bytes:
+    """Return a TIFF of pages of which nothing is said."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for page in array:
+            writer.write(page, photometric="minisblack", metadata=None, contiguous=False)
+    return file.getvalue()
 
 
 def tracked(family: Family, key: str) -> Tracks:
@@ -274,13 +285,35 @@ def test_a_channel_of_several_is_tracked_where_the_job_names_it(family: Family) 
     np.testing.assert_array_equal(np.stack(seen), both[..., 1])
 
 
-def test_a_stack_whose_pages_are_called_channels_is_a_movie(family: Family) -> None:
-    key = family.submit(tiff(RAW, imagej=True, metadata={"axes": "CYX"}))
+NAMES = {"Channel": {"Name": ["DAPI", "GFP", "Cy5"]}}
+STILLS = [
+    tiff(RAW[:3], ome=True, metadata={"axes": "CYX", **NAMES}),
+    tiff(RAW[:3], ome=True, metadata={"axes": "CYX"}),
+    tiff(RAW[:3], imagej=True, metadata={"axes": "CYX", "mode": "composite"}),
+]
+
+
+@pytest.mark.parametrize("channels", ["", "0", "1"])
+@pytest.mark.parametrize("content", STILLS, ids=["names", "no names", "composite"])
+def test_channels_of_a_still_picture_are_no_frames(family: Family, content: bytes, channels: str) -> None:
+    key = family.submit(content, channels=channels)
+    family.visit()
+    assert family.failed(key) == (
+        "The movie 'movie.tif' has 1 frame: expected are two or more; its axes are CYX: "
+        "say 'BXY' in 'dimension_order' if its channels are frames"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "order"),
+    [(STILLS[0], "BXY"), (STILLS[2], "BXY"), (tiff(RAW[:3]), ""), (tiff(RAW[:3]), "XYB"), (pages(RAW[:3]), "")],
+    ids=["OME, said", "composite, said", "bare", "bare, as the form has it", "pages"],
+)
+def test_pages_are_frames_if_the_job_or_nobody_says_what_they_are(family: Family, content: bytes, order: str) -> None:
+    family.submit(content, dimension_order=order)
     family.visit()
     seen = [family.input_of(job) for job in family.work("segmentation", segmented)]
-    np.testing.assert_array_equal(np.stack(seen), RAW)
-    family.visit()
-    assert same(tracked(family, key), TRUTH)
+    np.testing.assert_array_equal(np.stack(seen), RAW[:3])
 
 
 # Track files.

@@ -80,6 +80,9 @@ class TestCompartments:
             ("both", None, [4, 3]),
             ("", "both", [4, 3]),
             (" ", "nuclear", [3]),
+            ("Whole_Cell", "both", [4]),
+            ("whole cell", "both", [4]),
+            ("NUCLEAR", None, [3]),
         ],
     )
     def test_the_job_or_the_setting_says_which(

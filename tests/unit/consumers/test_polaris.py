@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tifffile
 from tests.unit.consumers.family import Family, image, npy, tiff
 
 from redis_consumer.consumers import CONSUMERS, PolarisConsumer
+from redis_consumer.images import read_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -272,6 +274,39 @@ def test_a_job_that_cannot_be_done_fails_in_one_line(family: Family, fields: dic
     family.visit()
     assert reason in family.failed(key)
     assert len(family.broker.jobs) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (3, 2), (2, 4)], ids=str)
+@pytest.mark.parametrize("frames", [1, 3])
+def test_no_size_is_taken_for_other_axes_by_the_children(family: Family, shape: tuple[int, int], frames: int) -> None:
+    stack = np.arange(frames * shape[0] * shape[1] * 3, dtype=np.uint16).reshape(frames, *shape, 3)
+    content = tiff(stack.transpose(0, 3, 1, 2), metadata={"axes": "TCYX"})
+    family.submit(content, dimension_order="BCXY", **TISSUE)
+    family.visit()
+    seen = []
+
+    def read(job: Job) -> dict[str, bytes]:
+        path = family.bucket / job.get("input_file_name")
+        seen.append(read_image(path, axes=job.get("dimension_order")))
+        with tifffile.TiffFile(path) as file:
+            assert len(file.pages) == frames
+        return {}
+
+    family.work("spot", read)
+    family.work("mesmer", read)
+    assert {picture.axes_from for picture in seen} == {"metadata"}
+    np.testing.assert_array_equal(seen[0].stored, stack[..., :1])
+    np.testing.assert_array_equal(seen[1].stored, stack[..., 1:])
+
+
+def test_the_children_are_not_all_of_the_progress(family: Family) -> None:
+    key = family.submit(STACK, NAME, dimension_order="BXYC")
+    family.visit()
+    family.work("spot", spots)
+    fields = family.fields(key)
+    assert (fields["status"], fields["progress"]) == ("predicting", "80")
+    family.visit()
+    assert family.fields(key)["progress"] == "100"
 
 
 def test_one_channel_has_no_cells(family: Family) -> None:
