@@ -163,7 +163,7 @@ def _save(image: AnyArray, name: str, folder: str | Path) -> Entry:
 
 
 def _explained(image: AnyArray) -> dict[str, str]:
-    """Return what a file says about its axes: of lengths of 1 to 4 every reader would guess something else."""
+    """Return what a file says about its axes: short ones would be taken for others by readers that have to guess."""
     return {"axes": "TYX"[-image.ndim :]} if image.ndim <= len("TYX") else {}
 
 

@@ -9,6 +9,7 @@ import tifffile
 from redis_consumer.archives import name_fault
 from redis_consumer.arrays import Labels, Spots
 from redis_consumer.errors import JobRejected, RetryJob
+from redis_consumer.images import read_image
 from redis_consumer.results import PER_BATCH_AND_FEATURE, entry_stem, save_channels, save_labels, save_spots
 from redis_consumer.spots import spot_picture
 
@@ -56,6 +57,16 @@ def test_frames_are_the_pages_of_one_stack(tmp_path: Path, frames: int) -> None:
 def test_a_narrow_image_is_not_taken_for_colours(tmp_path: Path, columns: int) -> None:
     ((path, _),) = save_labels(labels(1, 8, columns, 1), "x", tmp_path)
     assert pages(path) == [(8, columns)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 1), (6, 4), (8, 9)], ids=str)
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+def test_a_stack_is_read_as_it_was_written(tmp_path: Path, frames: int, size: tuple[int, int]) -> None:
+    result = labels(frames, *size, 1)
+    ((path, _),) = save_labels(result, "x.tif", tmp_path, stack=True)
+    read = read_image(path)
+    assert (read.axes, read.axes_from) == ("TYX", "metadata")
+    np.testing.assert_array_equal(read.stored, result.array)
 
 
 def test_a_single_frame_may_stay_a_stack(tmp_path: Path) -> None:
