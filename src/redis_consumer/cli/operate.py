@@ -117,7 +117,8 @@ def jobs(arguments: argparse.Namespace) -> int:
     _, admin = opened(arguments)
     names = [arguments.queue] if arguments.queue else [state.queue for state in admin.queues()]
     places = [arguments.place] if arguments.place else PLACES
-    found = [job for name in names for place in places for job in admin.find(name, place, limit=arguments.limit)]
+    found = [job for place in places for job in admin.find(names, place, limit=arguments.limit)]
+    found.sort(key=lambda job: job.queue)
     show([row(job) for job in found], ("place", "status", "age", "job", "reason"), as_json=arguments.json)
     return OK
 
