@@ -133,6 +133,25 @@ class TestWhatOthersSee:
         assert (fields["channels"], fields["url"]) == ("0,1", "https://host/x.tif")
         assert fields["reason"] == "GET https://host/a gave 403"
 
+    @pytest.mark.parametrize(
+        ("address", "shown"),
+        [
+            ("https://user:p@ss@host/x", "https://host/x"),
+            ("redis://:pa/ss@host:6379/0", "redis://host:6379/0"),
+            ("redis://:pa?s#s@host:6379/0", "redis://host:6379/0"),
+            ("GET https://host/k?sig=abc)SECRET failed", "GET https://host/k failed"),
+            ("'https://host/k?sig=a'b\"SECRET", "'https://host/k"),
+            ("'https://host/x' and me@host", "'https://host/x' and me@host"),
+            ("https://host/x?mail=me@host next", "https://host/x next"),
+        ],
+    )
+    def test_a_dead_letter_shows_addresses_bare(
+        self, client: RedisClient, lane: RedisJobQueue, address: str, shown: str
+    ) -> None:
+        key = submit(client, url=address)
+        lane.settle(claimed(lane), "failed", {"reason": "x"})
+        assert json.loads(client.hget("redis-consumer:dead", key))["fields"]["url"] == shown
+
     def test_a_job_that_was_given_up_is_a_dead_letter_too(self, client: RedisClient) -> None:
         lane = open_lane(client, max_deliveries=1)
         key = submit(client)

@@ -291,7 +291,8 @@ local function is_secret(name)
   return false
 end
 
--- Addresses without user, password and signature.  The limit bounds the time that the server stands still.
+-- Addresses without user, password and signature: passwords may hold '?' and '#', or '/' and '@'; signatures anything
+-- but a space.  The limit bounds the time that the server stands still.
 local function bare(value)
   if not string.find(value, '://', 1, true) then return value end
   if #value > 4096 then return '(left out)' end
@@ -305,6 +306,7 @@ local function bury(job, failure)
   for i = 1, #fields, 2 do
     if not is_secret(fields[i]) then kept[fields[i]] = bare(fields[i + 1]) end
   end
+  value = string.gsub(value, '://[^%s"\'?#]*@', '://')
   local claims = history(job)
   redis.call('HSET', DEAD, job, cjson.encode({
     queue = queue_for('-', job), died_at = timestamp(), error = failure.error, traceback = failure.traceback,
