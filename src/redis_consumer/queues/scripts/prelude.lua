@@ -99,6 +99,15 @@ local function is_open(job)
   return status ~= nil and status ~= 'done' and status ~= 'failed'
 end
 
+-- Lua passes some 8,000 values to a function: fields beyond that come in parts, the last ones in the last part.
+local VALUES_AT_A_TIME = 4200
+
+local function write_fields(job, fields)
+  for i = 1, #fields, VALUES_AT_A_TIME do
+    redis.call('HSET', job, unpack(fields, i, math.min(i + VALUES_AT_A_TIME - 1, #fields)))
+  end
+end
+
 local function touch(job, pod, ...)
   redis.call('HSET', job, 'updated_at', timestamp(), 'updated_by', pod, ...)
 end
@@ -297,6 +306,7 @@ local function bare(value)
   if not string.find(value, '://', 1, true) then return value end
   if #value > 4096 then return '(left out)' end
   value = string.gsub(value, '://[^%s/@]*@', '://')
+  value = string.gsub(value, '://[^%s"\'?#]*@', '://')
   return (string.gsub(value, '(://[^%s?#]*)[?#]%S*', '%1'))
 end
 
@@ -306,7 +316,6 @@ local function bury(job, failure)
   for i = 1, #fields, 2 do
     if not is_secret(fields[i]) then kept[fields[i]] = bare(fields[i + 1]) end
   end
-  value = string.gsub(value, '://[^%s"\'?#]*@', '://')
   local claims = history(job)
   redis.call('HSET', DEAD, job, cjson.encode({
     queue = queue_for('-', job), died_at = timestamp(), error = failure.error, traceback = failure.traceback,
@@ -314,13 +323,14 @@ local function bury(job, failure)
   }))
 end
 
--- Make the job final: its last fields in one write, as readers look once.  The hash gets no TTL from us: a parent
+-- Make the job final: its last fields in one write, as readers look once; where they are too many, the status with the
+-- last of them.  The hash gets no TTL from us: a parent
 -- would wait for ever for a child that vanished.
 local function finish(job, pod, status, fields, failure)
-  for _, item in ipairs({'status', status, 'updated_at', timestamp(), 'updated_by', pod}) do
+  for _, item in ipairs({'updated_at', timestamp(), 'updated_by', pod, 'status', status}) do
     fields[#fields + 1] = item
   end
-  redis.call('HSET', job, unpack(fields))
+  write_fields(job, fields)
   end_delivery(job, failure and failure.error or status)
   remove(recorded(job, 'list'), job)
   void(job)
