@@ -133,6 +133,25 @@ class TestWhatOthersSee:
         assert (fields["channels"], fields["url"]) == ("0,1", "https://host/x.tif")
         assert fields["reason"] == "GET https://host/a gave 403"
 
+    @pytest.mark.parametrize(
+        ("address", "shown"),
+        [
+            ("https://user:p@ss@host/x", "https://host/x"),
+            ("redis://:pa/ss@host:6379/0", "redis://host:6379/0"),
+            ("redis://:pa?s#s@host:6379/0", "redis://host:6379/0"),
+            ("GET https://host/k?sig=abc)SECRET failed", "GET https://host/k failed"),
+            ("'https://host/k?sig=a'b\"SECRET", "'https://host/k"),
+            ("'https://host/x' and me@host", "'https://host/x' and me@host"),
+            ("https://host/x?mail=me@host next", "https://host/x next"),
+        ],
+    )
+    def test_a_dead_letter_shows_addresses_bare(
+        self, client: RedisClient, lane: RedisJobQueue, address: str, shown: str
+    ) -> None:
+        key = submit(client, url=address)
+        lane.settle(claimed(lane), "failed", {"reason": "x"})
+        assert json.loads(client.hget("redis-consumer:dead", key))["fields"]["url"] == shown
+
     def test_a_job_that_was_given_up_is_a_dead_letter_too(self, client: RedisClient) -> None:
         lane = open_lane(client, max_deliveries=1)
         key = submit(client)
@@ -179,10 +198,11 @@ def run_segmentation(lane: RedisJobQueue) -> None:
 
 
 class Commands:
-    """What clients send to a server meanwhile, scripts counted as one."""
+    """What clients send to a server meanwhile, scripts counted as one; and what the scripts do, whole."""
 
     def __init__(self, server: Server, client: RedisClient) -> None:
         self.seen: list[str] = []
+        self.inside: list[str] = []
         self._client = client
         self._own = RedisClient(server.host, server.port)
 
@@ -196,10 +216,42 @@ class Commands:
         for event in self._monitor.listen():
             if event["command"] == "ECHO over":
                 break
-            if event["client_type"] != "lua":
+            if event["client_type"] == "lua":
+                self.inside.append(event["command"])
+            else:
                 self.seen.append(event["command"].split()[0])
         self._monitor.__exit__(None, None, None)
         self._own.close()
+
+
+class TestManyFields:
+    """More than Lua passes to a function."""
+
+    @pytest.mark.parametrize(("count", "writes"), [(2000, 1), (9000, 5)])
+    @pytest.mark.parametrize("status", ["done", "failed"])
+    def test_the_status_is_written_with_the_last_of_them(
+        self, server: Server, client: RedisClient, lane: RedisJobQueue, count: int, writes: int, status: str
+    ) -> None:
+        key = submit(client)
+        job = claimed(lane)
+        fields = {f"field_{i}": str(i) for i in range(count)}
+        with Commands(server, client) as commands:
+            lane.settle(job, status, fields)
+        assert client.hgetall(key).items() >= {**fields, "status": status}.items()
+        written = [command for command in commands.inside if command.startswith(f"HSET {key} ")]
+        assert [f" status {status}" in command for command in written] == [False] * (writes - 1) + [True]
+
+    @pytest.mark.parametrize("hash_is", ["there", "expired"])
+    def test_a_job_with_many_is_replayed(self, client: RedisClient, lane: RedisJobQueue, hash_is: str) -> None:
+        key = submit(client)
+        fields = {f"field_{i}": str(i) for i in range(9000)}
+        client.hset(key, mapping=fields)
+        lane.settle(claimed(lane), "failed", {"reason": "x"})
+        if hash_is == "expired":
+            client.delete(key)
+        assert RedisJobAdmin(client).replay(key, by="me") == "replayed"
+        assert client.hgetall(key).items() >= {**fields, "status": "new"}.items()
+        assert claimed(lane).key == key
 
 
 class TestBrokenEntries:

@@ -202,12 +202,12 @@ class QueueAndModel(RuleBasedStateMachine):
 
     @rule(place=st.sampled_from(["waiting", "running", "parked", "failed"]), limit=st.integers(1, 9))
     def find(self, place: str, limit: int) -> None:
-        memory, real = (admin.find(QUEUE, place, limit=99) for admin in self.admins)
+        memory, real = (admin.find([QUEUE], place, limit=99) for admin in self.admins)
         found = [(self.real[job.key], timeless(job.fields)) for job in memory]
         theirs = [(job.key, timeless(job.fields)) for job in real]
         if place in {"waiting", "failed"}:
             assert found == theirs
-            assert [job.key for job in self.admins[1].find(QUEUE, place, limit=limit)] == [key for key, _ in theirs][
+            assert [job.key for job in self.admins[1].find([QUEUE], place, limit=limit)] == [key for key, _ in theirs][
                 :limit
             ]
         else:  # in the order of the lanes; what somebody else ended stands there until it is looked at

@@ -8,18 +8,21 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from redis_consumer import bootstrap, cli
 from redis_consumer.cli.dead import moment
 from redis_consumer.cli.tables import duration
 from redis_consumer.demo.stack import neutral_environ
-from redis_consumer.errors import Failure
+from redis_consumer.errors import Failure, QueueUnavailable
 from redis_consumer.queues.base import Place
 from redis_consumer.queues.memory import MemoryBroker, MemoryJobQueue, MemorySubmitter
 from redis_consumer.queues.memory_admin import MemoryJobAdmin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from redis_consumer.queues.admin import JobState
 
 OUTAGE = Failure("StorageUnavailable", "The storage does not answer", "Traceback ...")
 
@@ -119,6 +122,32 @@ class TestLooking:
         assert failed in text
         assert OUTAGE.reason in text
 
+    def test_the_dead_letters_are_read_once_for_all_queues(
+        self, setup: Setup, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keys = [setup.fail("1.tif", queue) for queue in ("mesmer", "segmentation")]
+        places: list[str] = []
+        find = MemoryJobAdmin.find
+
+        def counted(admin: MemoryJobAdmin, queues: Sequence[str], place: str, *, limit: int) -> list[JobState]:
+            places.append(place)
+            return find(admin, queues, place, limit=limit)
+
+        monkeypatch.setattr(MemoryJobAdmin, "find", counted)
+        assert [row["job"] for row in json.loads(run("jobs", "--json")[1])] == keys
+        assert places.count("failed") == 1
+
+    @pytest.mark.parametrize("limit", ["0", "-5", "many", "1.5"])
+    def test_a_limit_is_a_number_from_1(self, capsys: pytest.CaptureFixture[str], limit: str) -> None:
+        with pytest.raises(SystemExit) as error:
+            cli.main(["jobs", f"--limit={limit}"])
+        assert error.value.code == 2
+        assert f"--limit: {limit!r}: allowed is a whole number from 1" in capsys.readouterr().err
+
+    def test_a_limit_is_kept(self, setup: Setup, run: Any) -> None:
+        keys = [setup.submit(f"{i}.tif") for i in range(3)]
+        assert [row["job"] for row in json.loads(run("jobs", "--json", "--limit", "1")[1])] == keys[:1]
+
     def test_a_name_cannot_forge_a_line(self, setup: Setup, run: Any) -> None:
         setup.submit("a\nb\x1b[2J.tif")
         text = run("jobs")[1]
@@ -146,6 +175,33 @@ class TestChanging:
         assert run("requeue", key) == (0, f"{key}\trequeued\n")
         assert setup.status(key) == "new"
         assert run("requeue", "unknown:1") == (1, "unknown:1\tmissing\n")
+
+    def test_each_answer_is_told_at_once(
+        self, setup: Setup, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keys = [setup.submit(f"{i}.tif") for i in range(2)]
+        requeue = MemoryJobAdmin.requeue
+
+        def lost(admin: MemoryJobAdmin, key: str, *, by: str) -> str:
+            if key == keys[1]:
+                raise QueueUnavailable("gone")
+            return requeue(admin, key, by=by)
+
+        monkeypatch.setattr(MemoryJobAdmin, "requeue", lost)
+        assert cli.main(["requeue", *keys]) == 1
+        assert capsys.readouterr() == (f"{keys[0]}\trequeued\n", "redis-consumer: gone\n")
+
+    def test_what_redis_refuses_is_one_line(
+        self, setup: Setup, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*_: Any, **__: Any) -> str:
+            raise redis.ResponseError("WRONGTYPE Operation against a key\nof another kind")
+
+        monkeypatch.setattr(MemoryJobAdmin, "requeue", refused)
+        assert cli.main(["requeue", setup.submit("1.tif")]) == 1
+        assert capsys.readouterr().err == (
+            "redis-consumer: ResponseError: WRONGTYPE Operation against a key of another kind\n"
+        )
 
     def test_a_user_without_a_name_is_the_host(self, setup: Setup, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         def nobody() -> str:
@@ -199,6 +255,15 @@ class TestDead:
         assert row["deliveries"][0]["how"] == "StorageUnavailable"
         assert run("dead", "show", "unknown:1") == (1, "unknown:1\tno such dead letter\n")
 
+    def test_show_leaves_the_terminal_alone(self, setup: Setup, run: Any) -> None:
+        bad = Failure("ValueError\x1b[1m", "bad \x1b[2J\nagain", "Traceback ...\n  \x1b[31mred")
+        key = setup.fail("a\x1b[31m\udcff.tif", failure=bad)
+        text = run("dead", "show", key)[1]
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert r"bad \x1b[2J\nagain" in text
+        assert "\n  Traceback ...\n" in text
+        assert run("dead", "show", "x\x1b[2J\n:1") == (1, "x\\x1b[2J\\n:1\tno such dead letter\n")
+
     def test_replay_by_name(self, setup: Setup, letters: list[str], run: Any) -> None:
         assert run("dead", "replay", letters[0]) == (0, f"{letters[0]}\treplayed\n")
         assert [setup.status(key) for key in letters] == ["new", "failed", "failed"]
@@ -224,11 +289,12 @@ class TestDead:
         assert run("dead", verb, *words)[0] == 2
         assert len(setup.broker.dead) == len(letters)
 
-    def test_a_time_that_is_none_is_wrong_use(self, capsys: pytest.CaptureFixture[str]) -> None:
+    @pytest.mark.parametrize("when", ["yesterday", "999999999d", "0001-01-01T00:00+14:00", "9999-12-31T23:00-02:00"])
+    def test_a_time_that_is_none_is_wrong_use(self, capsys: pytest.CaptureFixture[str], when: str) -> None:
         with pytest.raises(SystemExit) as error:
-            cli.main(["dead", "list", "--since", "yesterday"])
+            cli.main(["dead", "list", "--since", when])
         assert error.value.code == 2
-        assert "'yesterday': allowed are 90s, 30m, 12h, 7d" in capsys.readouterr().err
+        assert f"{when!r}: allowed are 90s, 30m, 12h, 7d" in capsys.readouterr().err
 
     def test_a_parked_job_is_no_dead_one(self, setup: Setup, run: Any) -> None:
         setup.submit("1.tif")

@@ -132,10 +132,20 @@ def test_all_wrong_values_are_reported_together_with_what_is_allowed() -> None:
     assert "MESMER_COMPARTMENT is 'membrane'; allowed is whole-cell or nuclear or both" in lines
 
 
-@pytest.mark.parametrize("queue", ["a:b", "two words", "processing-x", ":"])
+@pytest.mark.parametrize("queue", ["a:b", "two words", "processing-x", ":", "a|b"])
 def test_a_queue_name_never_takes_the_kiosks_own_keys(queue: str) -> None:
     (line,) = complaints({"QUEUE": queue})
     assert line.startswith(f"QUEUE is {queue!r}; allowed is a name without ':'")
+
+
+def test_a_name_in_a_processing_list_has_no_bar() -> None:
+    """The sweep's notes are `<list>|<job>`."""
+    lines = complaints({"QUEUE": "a|b", "SEGMENTATION_QUEUE": "c|d", "HOSTNAME": "pod|1"})
+    assert sorted(line.split(";")[0] for line in lines) == [
+        "HOSTNAME is 'pod|1'",
+        "QUEUE is 'a|b'",
+        "SEGMENTATION_QUEUE is 'c|d'",
+    ]
 
 
 def test_a_queue_name_is_lower_cased() -> None:

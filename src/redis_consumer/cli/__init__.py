@@ -31,7 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except refused_by_redis() as error:
+        complain(reason_of(error))
+        return FAILED
     return code
+
+
+def refused_by_redis() -> type[Exception]:
+    """Return what redis-py raises where Redis refuses a command: a key is of another kind, a script failed."""
+    from redis import RedisError
+
+    return RedisError
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from redis_consumer.cli.operate import add_json, each, opened, who
 from redis_consumer.cli.options import FAILED, OK, add_settings_options, new_command, say
-from redis_consumer.cli.tables import show
+from redis_consumer.cli.tables import one_line, show
 from redis_consumer.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def show_dead(arguments: argparse.Namespace) -> int:
         say(json.dumps([letter.as_json() for letter in letters.values() if letter], indent=2))
     else:
         for job, letter in letters.items():
-            say(story(letter) if letter else f"{job}\tno such dead letter")
+            say(story(letter) if letter else f"{one_line(job)}\tno such dead letter")
     return OK if all(letters.values()) else FAILED
 
 
@@ -106,7 +106,8 @@ def story(letter: DeadLetter) -> str:
         for one in letter.deliveries
     ]
     lines += [f"  field      {name} = {value!r}" for name, value in sorted(letter.fields.items())]
-    return "\n".join([*lines, *[f"  {line}" for line in letter.traceback.splitlines()]])
+    lines += [f"  {line}" for line in letter.traceback.splitlines()]
+    return "\n".join(map(one_line, lines))
 
 
 def add_replay(commands: Commands) -> None:
@@ -181,14 +182,14 @@ def add_filters(command: argparse.ArgumentParser) -> None:
 
 def moment(text: str) -> str:
     """Return a time span before now, or a time (ISO 8601), as it is written in dead letters; UTC without an offset."""
-    if found := re.fullmatch(r"(\d{1,9})([smhd])", text):
-        when = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=int(found[1]) * UNITS[found[2]])
-        return when.isoformat()
     try:
-        when = dt.datetime.fromisoformat(text)
-    except ValueError:
+        if found := re.fullmatch(r"(\d{1,9})([smhd])", text):
+            when = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=int(found[1]) * UNITS[found[2]])
+        else:
+            when = dt.datetime.fromisoformat(text)
+        return (when if when.tzinfo else when.replace(tzinfo=dt.UTC)).astimezone(dt.UTC).isoformat()
+    except (ValueError, OverflowError):  # before the year 1, or after 9999
         raise argparse.ArgumentTypeError(f"{text!r}: allowed are 90s, 30m, 12h, 7d, or 2026-01-31T12:00") from None
-    return (when if when.tzinfo else when.replace(tzinfo=dt.UTC)).astimezone(dt.UTC).isoformat()
 
 
 def names(arguments: argparse.Namespace, admin: JobAdmin) -> list[str]:

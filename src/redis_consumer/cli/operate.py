@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import getpass
+import re
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -12,7 +14,6 @@ from redis_consumer.cli.tables import duration, one_line, show
 from redis_consumer.queues.depth import age_seconds
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Sequence
 
     from redis_consumer.cli.options import Commands
@@ -105,7 +106,7 @@ def add_jobs(commands: Commands) -> None:
     command.add_argument(
         "--limit",
         metavar="N",
-        type=int,
+        type=count,
         default=MOST_JOBS,
         help="at most so many for each queue and place (default: %(default)s)",
     )
@@ -117,9 +118,17 @@ def jobs(arguments: argparse.Namespace) -> int:
     _, admin = opened(arguments)
     names = [arguments.queue] if arguments.queue else [state.queue for state in admin.queues()]
     places = [arguments.place] if arguments.place else PLACES
-    found = [job for name in names for place in places for job in admin.find(name, place, limit=arguments.limit)]
+    found = [job for place in places for job in admin.find(names, place, limit=arguments.limit)]
+    found.sort(key=lambda job: job.queue)
     show([row(job) for job in found], ("place", "status", "age", "job", "reason"), as_json=arguments.json)
     return OK
+
+
+def count(text: str) -> int:
+    """Return a whole number from 1."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number from 1")
+    return int(text)
 
 
 def row(job: JobState) -> dict[str, object]:
@@ -238,9 +247,10 @@ def add_job_names(command: argparse.ArgumentParser) -> None:
 
 
 def each(jobs: Sequence[str], act: Callable[[str], str], *, good: str) -> int:
-    """Do something to each job and print what came of it; OK if all went well."""
-    answers = [act(job) for job in jobs]
-    for job, answer in zip(jobs, answers, strict=True):
+    """Do something to each job and print what came of it, before the next; OK if all went well."""
+    answers = []
+    for job in jobs:
+        answers.append(answer := act(job))
         say(f"{one_line(job)}\t{answer}")
     return OK if all(answer == good for answer in answers) else FAILED
 

@@ -92,14 +92,15 @@ class JobAdmin(Protocol):
     def queues(self) -> list[QueueState]:
         """Return the queues that somebody serves or served lately, by name."""
 
-    def find(self, queue: str, place: str, *, limit: int) -> list[JobState]:
-        """Return at most `limit` jobs of a queue that stand at `place`.
+    def find(self, queues: Sequence[str], place: str, *, limit: int) -> list[JobState]:
+        """Return at most `limit` jobs of each queue that stand at `place`, queue by queue.
 
-        Waiting jobs come in the order in which they are given out, failed ones with the latest first.
+        Waiting jobs come in the order in which they are given out, failed ones with the latest first.  A failed job
+        whose hash is gone has the fields of its dead letter.
         """
 
     def cancel(self, key: str, *, by: str) -> list[str]:
-        """Make an open job `failed`, and its children; return the keys of all that were open.
+        """Make an open job `failed`, and its children and theirs; return the keys of all that were open, parents first.
 
         Whoever works on them learns of it at the next heartbeat and writes nothing more.
         """

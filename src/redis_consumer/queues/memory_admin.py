@@ -47,18 +47,19 @@ class MemoryJobAdmin:
             names = {record.queue for record in self._broker.records.values()}
             return [self._queue(name) for name in sorted(names)]
 
-    def find(self, queue: str, place: str, *, limit: int) -> list[JobState]:
+    def find(self, queues: Sequence[str], place: str, *, limit: int) -> list[JobState]:
         """See `JobAdmin.find`."""
         with self._broker.changed:
-            keys = self._standing(queue, place)[:limit]
-            return [JobState(key, queue, place, dict(self._broker.jobs.get(key, {}))) for key in keys]
+            return [
+                JobState(key, queue, place, self._fields(key, place))
+                for queue in queues
+                for key in self._standing(queue, place)[:limit]
+            ]
 
     def cancel(self, key: str, *, by: str) -> list[str]:
         """See `JobAdmin.cancel`."""
         with self._broker.changed:
-            record = self._broker.records.get(key)
-            family = [key, *(record.children if record else ())]
-            cancelled = [job for job in family if self._broker.is_open(job)]
+            cancelled = [job for job in self._family(key) if self._broker.is_open(job)]
             for job in cancelled:
                 reason = f"Cancelled by {by}"
                 self._broker.finish(job, Status.FAILED, {"reason": reason}, by, Failure("Cancelled", reason))
@@ -101,6 +102,17 @@ class MemoryJobAdmin:
         """See `JobAdmin.purge`."""
         with self._broker.changed:
             return sum(self._broker.dead.pop(key, None) is not None for key in keys)
+
+    def _family(self, key: str) -> Iterator[str]:
+        yield key
+        if record := self._broker.records.get(key):
+            for child in record.children:
+                yield from self._family(child)
+
+    def _fields(self, key: str, place: str) -> dict[str, str]:
+        if key not in self._broker.jobs and place == "failed":
+            return dict(self._broker.dead[key].fields)
+        return dict(self._broker.jobs.get(key, {}))
 
     def _queue(self, name: str) -> QueueState:
         entries = self._broker.queues[name]

@@ -5,6 +5,7 @@ No command here looks through a whole queue or the whole key space: a million jo
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -57,16 +58,11 @@ class RedisJobAdmin:
         names = self._known | {queue for queue, _, _ in lists} | set(dead)
         return [self._queue(name, lists, dead[name]) for name in sorted(names)]
 
-    def find(self, queue: str, place: str, *, limit: int) -> list[JobState]:
+    def find(self, queues: Sequence[str], place: str, *, limit: int) -> list[JobState]:
         """See `JobAdmin.find`."""
         if place == "failed":
-            keys = [letter.key for letter in self._some_dead(queue, limit)]
-        elif place == "waiting":
-            with self._client.translated() as master:
-                keys = master.lrange(packed(queue), -limit, -1)[::-1]
-        else:
-            keys = self._standing(queue, parked=place == PARKED)[:limit]
-        return [JobState(key, queue, place, fields) for key, fields in zip(keys, self._hashes(keys), strict=True)]
+            return self._failed(queues, limit)
+        return [job for queue in queues for job in self._open(queue, place, limit)]
 
     def cancel(self, key: str, *, by: str) -> list[str]:
         """See `JobAdmin.cancel`."""
@@ -141,10 +137,11 @@ class RedisJobAdmin:
                 return [key for entries in pipe.execute() for key in reversed(entries)]
 
     def _family(self, key: str) -> Iterator[str]:
-        # The parent first, and only then the look at its children: else it could submit more of them meanwhile, or be
+        # A parent first, and only then the look at its children: else it could submit more of them meanwhile, or be
         # woken by their end, and go on.
         yield key
-        yield from self._children(key)
+        for child in self._children(key):
+            yield from self._family(child)
 
     def _children(self, key: str) -> list[str]:
         with self._client.translated() as master:
@@ -157,9 +154,33 @@ class RedisJobAdmin:
             found += hashes(self._client, keys[start : start + AT_A_TIME])
         return found
 
-    def _some_dead(self, queue: str, limit: int) -> list[DeadLetter]:
-        found = [letter for letter in self.dead_letters() if letter.queue == queue]
-        return sorted(found, key=lambda letter: letter.died_at, reverse=True)[:limit]
+    def _open(self, queue: str, place: str, limit: int) -> list[JobState]:
+        if place == "waiting":
+            with self._client.translated() as master:
+                keys = master.lrange(packed(queue), -limit, -1)[::-1]
+        else:
+            keys = self._standing(queue, parked=place == PARKED)[:limit]
+        return [JobState(key, queue, place, fields) for key, fields in zip(keys, self._hashes(keys), strict=True)]
+
+    def _failed(self, queues: Sequence[str], limit: int) -> list[JobState]:
+        letters = self._last_dead(queues, limit)
+        found = self._hashes([letter.key for letter in letters])
+        return [
+            JobState(letter.key, letter.queue, "failed", fields or letter.fields)
+            for letter, fields in zip(letters, found, strict=True)
+        ]
+
+    def _last_dead(self, queues: Sequence[str], limit: int) -> list[DeadLetter]:
+        """Return the last ones of each queue; all are read once, however many queues are asked for."""
+        by_queue: dict[str, list[DeadLetter]] = {queue: [] for queue in queues}
+        for letter in self.dead_letters():
+            if letter.queue in by_queue:
+                by_queue[letter.queue].append(letter)
+        return [
+            letter
+            for letters in by_queue.values()
+            for letter in heapq.nlargest(limit, letters, key=lambda letter: letter.died_at)
+        ]
 
     def _dead_by_queue(self) -> Counter[str]:
         with self._client.translated() as master:

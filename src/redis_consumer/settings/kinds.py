@@ -112,22 +112,25 @@ def http_url() -> Kind[str]:
 
 
 def queue_name() -> Kind[str]:
-    """Accept the name of a queue; it is lower-cased, as the Kiosk's janitor does."""
+    """Accept the name of a queue; it is lower-cased, as the Kiosk's janitor does.
+
+    No ``|``, here and in the name of a pod: it ends the name of a processing list where the sweep notes its entries.
+    """
 
     def parse(given: str) -> str:
         name = given.lower()
-        return name if re.fullmatch(r"(?!processing-)[^\s:]+", name) else _refuse()
+        return name if re.fullmatch(r"(?!processing-)[^\s:|]+", name) else _refuse()
 
-    return Kind(parse, "a name without ':' and spaces that does not start with 'processing-'")
+    return Kind(parse, "a name without ':', vertical bars and spaces that does not start with 'processing-'")
 
 
 def pod_name() -> Kind[str]:
     """Accept the name of a machine or pod; it ends the name of a processing list, after the last ``:``."""
 
     def parse(given: str) -> str:
-        return given if re.fullmatch(r"[^\s:]+", given) else _refuse()
+        return given if re.fullmatch(r"[^\s:|]+", given) else _refuse()
 
-    return Kind(parse, "a name without ':' and spaces")
+    return Kind(parse, "a name without ':', vertical bars and spaces")
 
 
 def server_name() -> Kind[str]:

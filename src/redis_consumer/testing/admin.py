@@ -53,7 +53,7 @@ class JobAdminExam(QueueFixtures):
         claimed(lanes[0])
         lanes[1].release(claimed(lanes[1]), Place.LATER, seconds=1000, failure=BUG)
         lanes[2].settle(claimed(lanes[2]), "failed", {"reason": "x"}, BUG)
-        found = {place: admin.find(QUEUE, place, limit=9) for place in ("waiting", "running", "parked", "failed")}
+        found = {place: admin.find([QUEUE], place, limit=9) for place in ("waiting", "running", "parked", "failed")}
         assert {place: [job.key for job in jobs] for place, jobs in found.items()} == {
             "running": [keys[0]],
             "parked": [keys[1]],
@@ -61,13 +61,34 @@ class JobAdminExam(QueueFixtures):
             "waiting": keys[3:],
         }
         assert found["running"][0].fields["status"] == "started"
-        assert [job.key for job in admin.find(QUEUE, "waiting", limit=1)] == [keys[3]]
+        assert [job.key for job in admin.find([QUEUE], "waiting", limit=1)] == [keys[3]]
 
     def test_who_failed_last_is_found_first(self, admin: JobAdmin, lane: JobQueue, submit: Any) -> None:
         keys = [submit(f"{i}.tif") for i in range(3)]
         for _ in keys:
             lane.settle(claimed(lane), "failed", {"reason": "x"}, BUG)
-        assert [job.key for job in admin.find(QUEUE, "failed", limit=2)] == [keys[2], keys[1]]
+        assert [job.key for job in admin.find([QUEUE], "failed", limit=2)] == [keys[2], keys[1]]
+
+    def test_a_failed_job_whose_hash_expired_still_says_why(
+        self, admin: JobAdmin, lane: JobQueue, stage: Stage, submit: Any
+    ) -> None:
+        key = submit(original_name="1.tif")
+        lane.settle(claimed(lane), "failed", {"reason": "division by zero"}, BUG)
+        stage.vanish(key)
+        (job,) = admin.find([QUEUE], "failed", limit=9)
+        assert (job.key, job.fields["status"], job.fields["reason"]) == (key, "failed", "division by zero")
+        assert job.fields["original_name"] == "1.tif"
+
+    def test_jobs_of_several_queues_come_queue_by_queue(self, admin: JobAdmin, stage: Stage) -> None:
+        submit = stage.submitter().submit
+        keys = {queue: [submit(queue, f"{i}.tif", {}) for i in range(3)] for queue in (QUEUE, "other", "third")}
+        wanted = [*keys["other"][:2], *keys[QUEUE][:2]]
+        assert [job.key for job in admin.find(["other", QUEUE], "waiting", limit=2)] == wanted
+        for key in [key for family in keys.values() for key in reversed(family)]:
+            admin.cancel(key, by=ME)
+        found = admin.find(["other", QUEUE], "failed", limit=2)
+        assert [job.key for job in found] == wanted
+        assert [job.queue for job in found] == ["other", "other", QUEUE, QUEUE]
 
     # Cancelling.
 
@@ -116,6 +137,23 @@ class JobAdminExam(QueueFixtures):
         assert stage.entries() == []
         assert admin.cancel(key, by=ME) == []
 
+    def test_grandchildren_are_cancelled_too_also_those_of_a_child_that_ended(
+        self, admin: JobAdmin, lane: JobQueue, submit: Any, read: Any
+    ) -> None:
+        key = submit("movies.zip")
+        movies = lane.submit_children(parent := claimed(lane), [Child(QUEUE, f"{i}.tif", {}) for i in range(2)])
+        lane.release(parent, Place.WAITING)
+        pictures, frames = [Child(QUEUE, f"{i}.png", {}) for i in range(2)], []
+        for _ in movies:
+            frames.append(lane.submit_children(movie := claimed(lane), pictures))
+            if movie.key == movies[0]:
+                lane.release(movie, Place.WAITING)
+            else:
+                lane.settle(movie, "failed", {"reason": "x"}, BUG)
+        assert admin.cancel(key, by=ME) == [key, movies[0], *frames[0], *frames[1]]
+        assert {read(job)["status"] for job in [key, *movies, *frames[0], *frames[1]]} == {"failed"}
+        assert lane.claim(timeout=SOON) is None
+
     def test_only_open_jobs_are_cancelled(self, admin: JobAdmin, lane: JobQueue, submit: Any, read: Any) -> None:
         key = submit()
         finished(lane, claimed(lane))
@@ -136,7 +174,7 @@ class JobAdminExam(QueueFixtures):
         job = claimed(lane)
         assert admin.requeue(key, by=ME) == "requeued"
         assert read(key)["status"] == "new"
-        assert admin.find(QUEUE, "running", limit=9) == []
+        assert admin.find([QUEUE], "running", limit=9) == []
         with pytest.raises(LeaseLost):
             lane.settle(job, "done", {})
         again = claimed(other)
@@ -146,7 +184,7 @@ class JobAdminExam(QueueFixtures):
         key = submit()
         lane.release(claimed(lane), Place.LATER, seconds=1000, failure=BUG)
         assert admin.requeue(key, by=ME) == "requeued"
-        assert admin.find(QUEUE, "parked", limit=9) == []
+        assert admin.find([QUEUE], "parked", limit=9) == []
         job = claimed(lane)
         assert (job.key, job.deliveries) == (key, 1)
 

@@ -100,6 +100,15 @@ local function is_open(job)
   return status ~= nil and status ~= 'done' and status ~= 'failed'
 end
 
+-- Lua passes some 8,000 values to a function: fields beyond that come in parts, the last ones in the last part.
+local VALUES_AT_A_TIME = 4200
+
+local function write_fields(job, fields)
+  for i = 1, #fields, VALUES_AT_A_TIME do
+    redis.call('HSET', job, unpack(fields, i, math.min(i + VALUES_AT_A_TIME - 1, #fields)))
+  end
+end
+
 local function touch(job, pod, ...)
   redis.call('HSET', job, 'updated_at', timestamp(), 'updated_by', pod, ...)
 end
@@ -293,11 +302,13 @@ local function is_secret(name)
   return false
 end
 
--- Addresses without user, password and signature.  The limit bounds the time that the server stands still.
+-- Addresses without user, password and signature: passwords may hold '?' and '#', or '/' and '@'; signatures anything
+-- but a space.  The limit bounds the time that the server stands still.
 local function bare(value)
   if not string.find(value, '://', 1, true) then return value end
   if #value > 4096 then return '(left out)' end
   value = string.gsub(value, '://[^%s/@]*@', '://')
+  value = string.gsub(value, '://[^%s"\'?#]*@', '://')
   return (string.gsub(value, '(://[^%s?#]*)[?#]%S*', '%1'))
 end
 
@@ -315,13 +326,14 @@ local function bury(job, failure)
   }))
 end
 
--- Make the job final: its last fields in one write, as readers look once.  The hash gets no TTL from us: a parent
+-- Make the job final: its last fields in one write, as readers look once; where they are too many, the status with the
+-- last of them.  The hash gets no TTL from us: a parent
 -- would wait for ever for a child that vanished.
 local function finish(job, pod, status, fields, failure)
-  for _, item in ipairs({'status', status, 'updated_at', timestamp(), 'updated_by', pod}) do
+  for _, item in ipairs({'updated_at', timestamp(), 'updated_by', pod, 'status', status}) do
     fields[#fields + 1] = item
   end
-  redis.call('HSET', job, unpack(fields))
+  write_fields(job, fields)
   end_delivery(job, failure and failure.error or status)
   remove(recorded(job, 'list'), job)
   void(job)

@@ -13,7 +13,7 @@ for name, value in pairs(letter.fields) do
     fields[#fields + 1] = value
   end
 end
-if #fields > 0 then redis.call('HSET', job, unpack(fields)) end
+write_fields(job, fields)
 redis.call('HDEL', job, 'reason', 'progress', 'identity_started')
 redis.call('PERSIST', job)  -- clients let a final hash expire, and would take this one away under the work
 touch(job, who, 'status', 'new')
