@@ -160,14 +160,18 @@ def is_machines(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE)
 
 
-_ADDRESS_LOGIN = re.compile(r"""://[^\s?#'"]*@""")
+_ADDRESS_LOGINS = re.compile(r"://[^\s/@]*@"), re.compile(r"""://[^\s?#'"]*@""")
 _ADDRESS_QUERY = re.compile(r"(://[^\s?#]*)[?#]\S*")
-"""Both rather take a letter too many: a password may hold any."""
+"""They rather take a letter too many: a password may hold any."""
 
 
 def without_secrets(text: str) -> str:
     """Return the text with the logins and queries (signatures) of its addresses left out."""
-    return _ADDRESS_QUERY.sub(r"\1", _ADDRESS_LOGIN.sub("://", text)) if "://" in text else text
+    if "://" not in text:
+        return text
+    for login in _ADDRESS_LOGINS:
+        text = login.sub("://", text)
+    return _ADDRESS_QUERY.sub(r"\1", text)
 
 
 TRACEBACK_CHARACTERS = 8000

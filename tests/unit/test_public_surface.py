@@ -99,6 +99,7 @@ def test_errors() -> None:
         "StorageUnavailable",
         "failure_of",
         "is_machines",
+        "kind_of",
         "reason_of",
         "without_secrets",
     }

@@ -109,6 +109,7 @@ def test_an_archive_in_the_wrong_queue_is_told_without_its_login() -> None:
     [
         f"https://user:p@{HUSH}@host/x failed",
         f"redis://:pa/{HUSH}@host:6379/0",
+        f"https://user:p?{HUSH}@host/x",
         f"GET https://host/a?sig=abc){HUSH}",
         f"""GET https://host/a?X-Amz-Signature=a'b"{HUSH} failed""",
         f"https://host/a#token={HUSH}",
