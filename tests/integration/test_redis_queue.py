@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -588,6 +589,7 @@ class TestOutage:
             assert lane.claim(timeout=0)
             lane = open_lane(client)
             server.process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, server.pid, os.WSTOPPED)
             with pytest.raises(QueueUnavailable, match=str(server.port)):
                 lane.claim(timeout=0.1)
             server.process.send_signal(signal.SIGCONT)

@@ -50,6 +50,12 @@ def serving(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def stand_still(server: subprocess.Popen[str]) -> None:
+    """Stop a process, and return when it has stopped: one that is busy answers for a moment more."""
+    server.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, server.pid, os.WSTOPPED)
+
+
 @pytest.fixture
 def port() -> int:
     return free_port()
@@ -105,7 +111,7 @@ def test_a_server_that_hangs_is_a_failed_prediction_and_no_longer_asked_on_that_
     client = TensorFlowServing(f"127.0.0.1:{port}", timeout_seconds=1)
     with serving(folder, port) as server:
         client.predict(SAME, {"x": TILES})
-        server.send_signal(signal.SIGSTOP)
+        stand_still(server)
         with pytest.raises(PredictionFailed, match="Deadline"):
             client.predict(SAME, {"x": TILES})
         server.send_signal(signal.SIGCONT)
@@ -122,7 +128,7 @@ def test_one_of_two_that_hangs_costs_a_try_and_no_more(folder: Path, port: int, 
         for _ in range(4):
             patient.predict(SAME, {"x": TILES})
         seen.clear()
-        server.send_signal(signal.SIGSTOP)
+        stand_still(server)
         for _ in range(20):
             np.testing.assert_array_equal(patient.predict(SAME, {"x": TILES})["y"], TILES)
         assert len(seen) <= 2
