@@ -46,8 +46,8 @@ FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 """How long a job that the world failed stands aside: doubled with each delivery, up to a half less at random."""
 LOOK_AGAIN_SECONDS = 1.0
 """How long a job stands aside that its handler left unfinished, if it has no children to wait for."""
-WAKE_SECONDS, HAND_BACK_SECONDS = 2.0, 10.0
-"""How long a drain waits for Redis, besides `drain_seconds`: together less than pods are given more than that."""
+WAKE_SECONDS, HAND_BACK_SECONDS, STOP_SECONDS = 2.0, 8.0, 3.0
+"""How long a drain waits for others, besides `drain_seconds`: together less than the 15 s that pods have for it."""
 STILL_SECONDS = 120.0
 """A thread that should move and did not for so long is stuck.  Every wait for Redis ends sooner, also while it is
 away: time-outs of 5 s, a few in a row, and a look-up of its name."""
@@ -131,8 +131,7 @@ class Worker:
         while not self._stopping.wait(SIGNAL_SECONDS):
             pass
         self._drain(threads)
-        for companion in self._companions:
-            quietly("stop a companion", companion.stop)
+        together([partial(quietly, "stop a companion", one.stop) for one in self._companions], STOP_SECONDS)
         if self._fatal:
             raise self._fatal
 
