@@ -74,12 +74,10 @@ class ZipFileConsumer(Consumer):
         with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
             if not children.submitted:
                 return self._fan_out(children, Path(folder))
-            results = children.results()
-            if results is None:
-                return Status.WAITING
-            output = children.delivered or self._gather(children, results, Path(folder))
-        # Not before the result is known to Redis: whoever has to go on after a death could not gather anew.
-        self._clear_away(children, results)
+            gather = partial(self._gather, children, Path(folder))
+            output = children.gathered(gather, seconds=self._tools().settings.expire_time)
+        if output is None:
+            return Status.WAITING
         self.update_key(redis_hash, {"status": self.final_status, **output})
         return self.final_status
 
@@ -116,7 +114,7 @@ class ZipFileConsumer(Consumer):
 
     # Back.
 
-    def _gather(self, children: Children, results: Sequence[ChildResult], folder: Path) -> dict[str, FieldValue]:
+    def _gather(self, children: Children, folder: Path, results: Sequence[ChildResult]) -> dict[str, FieldValue]:
         """Deliver one zip of all results, and write everything but the status; return where it is."""
         began = time.monotonic()
         path = folder / f"{uuid.uuid4()}.zip"
@@ -124,7 +122,7 @@ class ZipFileConsumer(Consumer):
         report = report_of(results, failed)
         if len(failed) == len(results):
             self.update_key(self.job.key, report)
-            self._clear_away(children, results)
+            children.clear_away(results, seconds=self._tools().settings.expire_time)
             raise JobRejected(none_done(results, failed))
         upload = self.storage.upload(path)
         output: dict[str, FieldValue] = {"output_url": upload.url, "output_file_name": upload.key}
@@ -159,9 +157,6 @@ class ZipFileConsumer(Consumer):
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return ""
-
-    def _clear_away(self, children: Children, results: Sequence[ChildResult]) -> None:
-        children.clear_away(results, seconds=self._tools().settings.expire_time)
 
 
 def images(names: Iterable[str]) -> list[str]:

@@ -154,6 +154,22 @@ class Children:
         found = [ChildResult(key, said(fields)) for key, fields in self._jobs.children(self._parent)]
         return found if all(child.is_final for child in found) else None
 
+    def gathered(
+        self, gather: Callable[[Sequence[ChildResult]], Mapping[str, FieldValue]], *, seconds: int
+    ) -> Mapping[str, FieldValue] | None:
+        """Return where the parent's result is, and clear the children away; None while one is not final.
+
+        `gather` makes the result, writes where it is into the parent's hash, and returns that.  It is not called
+        where a worker that died had come so far.
+        """
+        results = self.results()
+        if results is None:
+            return None
+        output = self.delivered or gather(results)
+        # Not before the result is known to Redis: whoever has to go on after a death could not gather anew.
+        self.clear_away(results, seconds=seconds)
+        return output
+
     def fetch(self, child: ChildResult, folder: str | Path) -> list[Entry]:
         """Download the result of a child that is done; return its files, those of a zip in its order.
 

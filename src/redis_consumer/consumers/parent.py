@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import uuid
 from contextlib import contextmanager
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, ClassVar
 
@@ -75,12 +76,9 @@ class ParentConsumer(ImageConsumer):
             if not children.submitted:
                 self.work.note(started_at=self.get_current_timestamp())
                 return self.begin(children)
-            results = children.results()
-            if results is None:
-                return Status.WAITING
-            output = children.delivered or self._finish(children, results)
-        # Not before the result is known to Redis: whoever has to go on after a death could not gather anew.
-        self._clear_away(children, results)
+            output = children.gathered(partial(self._finish, children), seconds=tools.settings.expire_time)
+        if output is None:
+            return Status.WAITING
         self.update_key(redis_hash, {"status": self.final_status, **output})
         return self.final_status
 
@@ -88,7 +86,7 @@ class ParentConsumer(ImageConsumer):
         try:
             files, extras = self.gather(children, results)
         except JobRejected:
-            self._clear_away(children, results)
+            children.clear_away(results, seconds=self._tools().settings.expire_time)
             raise
         output = {**self.work.store(files, extras), **self._total_time()}
         self.update_key(self.job.key, output)
@@ -100,9 +98,6 @@ class ParentConsumer(ImageConsumer):
             return {}
         spent = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(began)
         return {"total_time": round(spent.total_seconds(), 3)}
-
-    def _clear_away(self, children: Children, results: Sequence[ChildResult]) -> None:
-        children.clear_away(results, seconds=self._tools().settings.expire_time)
 
     # Out.
 
