@@ -157,7 +157,7 @@ class _Axis:
         return replace(self, start=needed.start)
 
     def indices(self, step: int) -> Indices:
-        """Return the place of the old pixel below (`step` 0) or above (1) each new one in the array in hand, edges repeated."""
+        """Return the place in the array of the old pixel below (`step` 0) or above (1) each new one; edges repeated."""
         return np.clip(self.lower + step, 0, self.size - 1) - self.start
 
     def inside(self, step: int) -> npt.NDArray[np.bool_]:
