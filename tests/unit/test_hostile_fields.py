@@ -71,7 +71,9 @@ def test_numbers_that_nobody_counts(text: str) -> None:
 
 
 def test_a_channel_may_be_named_again_but_not_for_ever() -> None:
-    image = ImageFile(np.zeros((1, 2, 2, 3), np.uint8), "YXC", "job", (2, 2, 3), np.dtype(np.uint8), is_rgb=False)
+    image = ImageFile(
+        "YXC", "job", (2, 2, 3), np.dtype(np.uint8), is_rgb=False, stored=np.zeros((1, 2, 2, 3), np.uint8)
+    )
     assert named_channels(["0", "", "0"], image).positions == (0, None, 0)
     with pytest.raises(JobRejected, match="names 65 channels: allowed are 3"):
         named_channels(["0"] * 65, image)

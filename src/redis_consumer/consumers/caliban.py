@@ -111,7 +111,7 @@ class CalibanConsumer(ParentConsumer):
             raise JobRejected(f"The track file {path.name!r} has {len(movies)} movies: expected is one")
         ((raw, labels),) = movies
         self._check_frames(path.name, len(raw))
-        return labels, ImageFile(raw, "TYXC", "metadata", raw.shape, raw.dtype, is_rgb=False, name=path.name)
+        return labels, ImageFile("TYXC", "metadata", raw.shape, raw.dtype, is_rgb=False, name=path.name, stored=raw)
 
     # Back.
 
