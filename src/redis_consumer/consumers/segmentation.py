@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from redis_consumer.arrays import AnyArray, Image, Result
-    from redis_consumer.images import ImageFile
+    from redis_consumer.images import ImageHeader
     from redis_consumer.job import Job, ModelId
     from redis_consumer.settings import Settings
 
@@ -129,7 +129,7 @@ class ImageFileConsumer(ImageConsumer):
         self.work.note(label=label)
         return label
 
-    def choose(self, picture: ImageFile) -> Choice:
+    def choose(self, picture: ImageHeader) -> Choice:
         """Return the channels that the job names; else all, or the nuclei's where the model takes one channel."""
         choice = super().choose(picture)
         if choice.origin == "job" or len(choice.indexes) == 1:
@@ -149,7 +149,7 @@ class SegmentationConsumer(ImageFileConsumer):
     unspoken = frozenset({Status.POST_PROCESSING})
     file_name = "{name}_batch_{batch}_feature_{feature}.tif"
 
-    def choose(self, picture: ImageFile) -> Choice:
+    def choose(self, picture: ImageHeader) -> Choice:
         """Return the channel of each role that the job names; without any, the channel of the nuclei."""
         parts = self.channel_parts()
         if len(parts) > len(ROLES):

@@ -7,17 +7,18 @@ import json
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from redis_consumer.archives import zip_files
-from redis_consumer.images import ImageFile, ImageLimits, read_image
+from redis_consumer.images import ImageFile, ImageHeader, ImageLimits, OpenImage, open_image
 from redis_consumer.images.axes import CHANNELS, FRAMES
 from redis_consumer.job import Status
 from redis_consumer.results import safe_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from redis_consumer.job import Job
     from redis_consumer.queues.base import FieldValue, JobQueue
@@ -102,15 +103,16 @@ class Work:
         self.input = path
         return path
 
+    @contextmanager
+    def open(self, limits: ImageLimits) -> Iterator[OpenImage]:
+        """Download the job's image, and give it with its header checked."""
+        with open_image(self.fetch(), axes=self.job.get("dimension_order"), limits=limits) as image:
+            yield image
+
     def load(self, settings: Settings) -> ImageFile:
         """Download and read the job's image; what it was taken for is written with the stage that begins."""
-        limits = ImageLimits(
-            height=settings.max_image_height,
-            width=settings.max_image_width,
-            frames=settings.max_image_frames,
-            pixels=settings.max_image_pixels,
-        )
-        picture = read_image(self.fetch(), axes=self.job.get("dimension_order"), limits=limits)
+        with self.open(image_limits(settings)) as image:
+            picture = image.read()
         self.enter(Status.PRE_PROCESSING, described(picture))
         return picture
 
@@ -169,7 +171,17 @@ class Work:
         return {TIME_FIELDS[self._stage]: round(spent, 6)}
 
 
-def described(picture: ImageFile) -> dict[str, FieldValue]:
+def image_limits(settings: Settings) -> ImageLimits:
+    """Return how large an image may be that is analysed in one piece."""
+    return ImageLimits(
+        height=settings.max_image_height,
+        width=settings.max_image_width,
+        frames=settings.max_image_frames,
+        pixels=settings.max_image_pixels,
+    )
+
+
+def described(picture: ImageHeader) -> dict[str, FieldValue]:
     """Return what is written into the job about its image: axes in the file's order, who named them, and sizes."""
     fields: dict[str, FieldValue] = {
         "image_axes": picture.axes,
@@ -179,7 +191,7 @@ def described(picture: ImageFile) -> dict[str, FieldValue]:
     return {**fields, "image_others": picture.others} if picture.others else fields
 
 
-def dim_order(picture: ImageFile) -> str:
+def dim_order(picture: ImageHeader) -> str:
     """Return the field `dim_order`: the axes of the file for DeepCell Label, which opens the same file.
 
     In the file's order, those of length 1 left out, in the letters that the Kiosk's page uses: Y, X, C, and B for
