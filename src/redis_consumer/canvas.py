@@ -35,16 +35,16 @@ class Canvas:
     @classmethod
     def create(cls, path: Path, shape: tuple[int, int], dtype: npt.DTypeLike) -> Self:
         """Make a new file, all zeros.  OSError where the disk has no room for all of it."""
-        canvas = cls(path, shape, np.dtype(dtype))
-        with path.open("wb") as file:
-            # Now, while it is an error: a page that finds no room when it is written to kills the process.
-            os.posix_fallocate(file.fileno(), 0, canvas.nbytes)
-        return canvas
+        path.touch(exist_ok=False)
+        return cls.over(path, shape, np.dtype(dtype))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its values."""
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+    @classmethod
+    def over(cls, path: Path, shape: tuple[int, int], dtype: np.dtype[Any], offset: int = 0) -> Self:
+        """Return what lies from `offset` on in a file, which is made long enough.  OSError as in `create`."""
+        with path.open("r+b") as file:
+            # Now, while it is an error: a page that finds no room when it is written to kills the process.
+            os.posix_fallocate(file.fileno(), offset, shape[0] * shape[1] * dtype.itemsize)
+        return cls(path, shape, dtype, offset)
 
     def __getitem__(self, place: tuple[slice, slice]) -> npt.NDArray[Any]:
         return np.array(self._mapped("r")[place])

@@ -10,7 +10,7 @@ import pytest
 
 from redis_consumer.cli.options import OneLine
 from redis_consumer.consumers.channels import named_channels
-from redis_consumer.consumers.segmentation import whole_number
+from redis_consumer.consumers.fields import whole_number
 from redis_consumer.errors import REASON_CHARACTERS, JobRejected, reason_of
 from redis_consumer.images import ImageFile
 from redis_consumer.job import LAST_VERSION, Job, ModelId

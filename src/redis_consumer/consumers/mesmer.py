@@ -11,7 +11,9 @@ import numpy as np
 
 from redis_consumer.arrays import Labels
 from redis_consumer.consumers.channels import Choice, default_channels, named_channels
-from redis_consumer.consumers.segmentation import ImageFileConsumer, check_zoom, understood, unzoomed, zoomed
+from redis_consumer.consumers.fields import check_zoom, understood
+from redis_consumer.consumers.large import Recipe
+from redis_consumer.consumers.segmentation import ImageFileConsumer, unzoomed, zoomed
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import ModelId, Status
 from redis_consumer.processing import mesmer_postprocess, multiplex_preprocess
@@ -55,16 +57,34 @@ class MesmerConsumer(ImageFileConsumer):
 
     def analyze(self, image: Image, job: Job) -> Result:
         """Find the compartments that the job asks for; the result has the size of `image`."""
-        settings = self._tools().settings
-        compartment = checked_compartment(job.get("compartment", settings.mesmer_compartment))
-        scale = self.scale(job, image)
-        check_zoom([image], scale, settings.max_image_pixels)
-        self.work.parameters |= {"compartment": compartment, "scale": scale}
+        compartment, scale = self.compartment(), self.scale(job, image)
+        check_zoom(image.size, scale, self._tools().settings.max_image_pixels)
+        self.work.parameters["scale"] = scale
         ready = understood(multiplex_preprocess, zoomed(image, scale))
         outputs = self.predict_with(self.job_model() or self.default_model(), ready, pad_mode="constant")
         found = understood(partial(mesmer_postprocess, compartment=compartment), outputs)
         names = ("whole-cell", "nuclear") if compartment == "both" else (compartment,)
         return Labels(np.asarray(unzoomed(found, image.shape[1:3]), found.dtype), names)
+
+    def compartment(self) -> Compartment:
+        """Return the compartments that the job asks for."""
+        compartment = checked_compartment(self.job.get("compartment", self._tools().settings.mesmer_compartment))
+        self.work.parameters["compartment"] = compartment
+        return compartment
+
+    def parts(self, image: Image) -> tuple[list[tuple[ModelId, slice]], tuple[str, ...]]:  # noqa: ARG002 - nobody looks
+        """Return the one model, which takes both channels."""
+        return [(self.job_model() or self.default_model(), slice(None))], ()
+
+    def by_blocks(self) -> bool:
+        """Return that the job can be done block by block: it has the same steps always."""
+        return True
+
+    def recipe(self, scale: float) -> Recipe:
+        """Return what is done with a large image, besides the model."""
+        compartment = self.compartment()
+        finish = partial(mesmer_postprocess, compartment=compartment)
+        return Recipe("multiplex_preprocess", finish, 2 if compartment == "both" else 1, scale, "constant")
 
     def default_model(self) -> ModelId:
         """Return the model of this type, or the setting `MESMER_MODEL`."""

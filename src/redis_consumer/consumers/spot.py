@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from redis_consumer.arrays import Spots
+from redis_consumer.consumers.fields import understood
 from redis_consumer.consumers.image import ImageConsumer
-from redis_consumer.consumers.segmentation import understood
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import ModelId, Status
 from redis_consumer.processing import min_max_normalize

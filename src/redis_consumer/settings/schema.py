@@ -231,8 +231,18 @@ class Settings:
     )
 
     # Images.
-    max_image_height: int = setting(kinds.integer(1), 2048, "Tallest image, px", group=Group.IMAGES)
-    max_image_width: int = setting(kinds.integer(1), 2048, "Widest image, px", group=Group.IMAGES)
+    max_image_height: int = setting(
+        kinds.integer(1), 2048, "Tallest image that is analysed in one piece, px", group=Group.IMAGES
+    )
+    max_image_width: int = setting(
+        kinds.integer(1), 2048, "Widest image that is analysed in one piece, px", group=Group.IMAGES
+    )
+    max_large_side: int = setting(
+        kinds.integer(1),
+        32768,
+        "Longest side of an image that is analysed block by block, where the job's steps can be done so, px",
+        group=Group.IMAGES,
+    )
     max_image_frames: int = setting(kinds.integer(1), 60, "Longest movie, frames", group=Group.IMAGES)
     max_image_pixels: int = setting(
         kinds.integer(1), 2**30, "Most values in one file, all frames and channels together", group=Group.IMAGES

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from redis_consumer.processing import resize, scaled_size
 from redis_consumer.processing.rescale import Resized, ResizedLabels, ResizedStain
@@ -120,6 +120,7 @@ class Watched:
         return part
 
 
+@settings(deadline=None)
 @given(
     size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     new=st.tuples(st.integers(1, 90), st.integers(1, 90)),

@@ -111,6 +111,7 @@ def test_objects_that_differ_are_counted_on_both_sides() -> None:
     assert differing_objects(first, first) == (0, 0)
 
 
+@settings(deadline=None)
 @given(shape=st.tuples(st.integers(1, 60), st.integers(1, 60)), side=st.integers(1, 70), margin=st.integers(0, 30))
 def test_blocks_cover_a_plane_once(shape: tuple[int, int], side: int, margin: int) -> None:
     times: npt.NDArray[Any] = np.zeros(shape, int)

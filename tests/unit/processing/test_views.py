@@ -65,6 +65,7 @@ def test_values_that_are_not_finite_are_refused_at_once(name: str, value: float)
         views.VIEWS[name](plane)
 
 
+@settings(deadline=None)
 @given(
     values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=60),
     percentile=st.floats(0, 100),
