@@ -17,7 +17,8 @@ import scipy
 from redis_consumer.results.tracks import lineage
 from redis_consumer.results.trk import load_trk
 from redis_consumer.tracking.features import Crops, features_of, normalized
-from redis_consumer.tracking.learned import Rules, costs, track
+from redis_consumer.tracking.history import costs
+from redis_consumer.tracking.learned import Rules, track
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
