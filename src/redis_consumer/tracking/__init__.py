@@ -5,12 +5,13 @@ files, jobs or model servers.
 """
 
 from redis_consumer.tracking.features import CropMode, Crops
-from redis_consumer.tracking.learned import Model, Rules, track
+from redis_consumer.tracking.learned import COMPARER_INPUTS, Model, Rules, track
 from redis_consumer.tracking.linking import MAX_DISTANCE, link
 from redis_consumer.tracking.pair_features import Sides
 from redis_consumer.tracking.pairwise import PAIR_INPUTS, PairRules, track_pairs
 
 __all__ = [
+    "COMPARER_INPUTS",
     "MAX_DISTANCE",
     "PAIR_INPUTS",
     "CropMode",

@@ -25,6 +25,8 @@ Indices = npt.NDArray[np.intp]
 
 Model = Callable[[Mapping[str, Floats]], Floats]
 """A prediction: inputs by their names in the model's signature, one output."""
+COMPARER_INPUTS = ("current_centroids", "current_embeddings", "future_centroids", "future_embeddings")
+"""Of the model that compares, sorted."""
 SAME, PARENT = 0, 2
 """Columns of a comparison; 1 is "different"."""
 
