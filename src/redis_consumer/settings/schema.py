@@ -352,16 +352,31 @@ class Settings:
         used_by=_TRACKING,
     )
     track_length: int = setting(
-        kinds.integer(1), 8, "Frames of a track that the model sees", group=Group.TRACKING, used_by=_TRACKING
+        kinds.integer(1),
+        8,
+        "Frames of a track that the model sees",
+        group=Group.TRACKING,
+        used_by=_TRACKING,
+        default_text="8; of a pairwise model its own, or 5",
     )
     division: float = setting(
         kinds.number(0, 1), 0.9, "Least probability of a division", group=Group.TRACKING, used_by=_TRACKING
     )
     birth: float = setting(
-        kinds.number(0, 1), 0.99, "Cost of a track that begins", group=Group.TRACKING, used_by=_TRACKING
+        kinds.number(0, 1),
+        0.99,
+        "Cost of a track that begins",
+        group=Group.TRACKING,
+        used_by=_TRACKING,
+        default_text="0.99; with a pairwise model 0.95",
     )
     death: float = setting(
-        kinds.number(0, 1), 0.99, "Cost of a track that ends", group=Group.TRACKING, used_by=_TRACKING
+        kinds.number(0, 1),
+        0.99,
+        "Cost of a track that ends",
+        group=Group.TRACKING,
+        used_by=_TRACKING,
+        default_text="0.99; with a pairwise model 0.95",
     )
     appearance_dim: int = setting(
         kinds.integer(1), 32, "Side of the crop that shows a cell, px", group=Group.TRACKING, used_by=_TRACKING
@@ -374,6 +389,9 @@ class Settings:
         used_by=_TRACKING,
     )
     caliban_norm: bool = setting(kinds.boolean(), True, "Normalize the crops", group=Group.TRACKING, used_by=_TRACKING)
+    normalize_tracking: bool = setting(
+        kinds.boolean(), True, "Normalize each frame; pairwise models only", group=Group.TRACKING, used_by=_TRACKING
+    )
 
     # Spots.
     polaris_model: ModelId = setting(
