@@ -110,9 +110,9 @@ class ImageFileConsumer(ImageConsumer):
     def limits(self) -> ImageLimits:
         """Return how large an image may be: larger than one piece where the job can be done by blocks."""
         limits, side = super().limits(), self._tools().settings.max_large_side
-        if not self.by_blocks():
+        if not self.by_blocks() or side <= max(limits.height, limits.width):
             return limits
-        return replace(limits, height=max(limits.height, side), width=max(limits.width, side))
+        return replace(limits, height=side, width=side, sides="MAX_LARGE_SIDE")
 
     def by_blocks(self) -> bool:
         """Return whether the job can be done block by block: its steps look at what is near alone."""

@@ -30,6 +30,8 @@ class ImageLimits:
     frames: int = 60
     pixels: int = 2**29
     """Values in all: frames x rows x columns x channels."""
+    sides: str = "MAX_IMAGE_HEIGHT, MAX_IMAGE_WIDTH"
+    """The settings that `height` and `width` come from."""
 
 
 def check_values_of(name: str, source: Source) -> None:
@@ -67,7 +69,7 @@ def check_sizes(name: str, layout: str, sizes: Sequence[int], limits: ImageLimit
         if height > limits.height or width > limits.width:
             raise JobRejected(
                 f"The image {name!r} has {height} x {width} pixels: "
-                f"allowed are {limits.height} x {limits.width} (MAX_IMAGE_HEIGHT, MAX_IMAGE_WIDTH){remark}"
+                f"allowed are {limits.height} x {limits.width} ({limits.sides}){remark}"
             )
         frames = math.prod(size for axis, size in axes.items() if axis in FRAMES)
         if frames > limits.frames:
