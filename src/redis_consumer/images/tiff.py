@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,7 @@ def open_tiff(content: Content, *, first: bool = False) -> Iterator[Source]:
     quiet = logging.getLogger("tifffile")
     if quiet.level == logging.NOTSET:
         quiet.setLevel(logging.CRITICAL)  # what matters of its warnings is told to the user by us
-    with tifffile.TiffFile(content.file, name=content.name, offset=0) as file:
+    with tifffile.TiffFile(cast("IO[bytes]", content.file), name=content.name, offset=0) as file:
         _check_pages(content.name, file)
         images = [series for series in file.series if not (series.keyframe.is_reduced or series.keyframe.is_mask)]
         images = images or file.series
