@@ -19,7 +19,7 @@ from redis_consumer.images.blocks import Plane
 from redis_consumer.images.embedded import DECLARED_PIXELS
 from redis_consumer.images.ome import channel_names, files, promised_planes
 from redis_consumer.images.source import Source
-from redis_consumer.images.tiff_planes import check_embedded, check_values, plane_blocks
+from redis_consumer.images.tiff_planes import READ_BYTES, check_embedded, check_values, plane_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +134,7 @@ def _declared_shape(series: Any, samples: list[int] | None, *, painted: bool) ->
 
 def _decoded(content: Content, series: Any, samples: list[int] | None, colormap: Colormap | None) -> AnyArray:
     _check_pictures(content, series)
-    array: AnyArray = series.asarray()
+    array: AnyArray = series.asarray(buffersize=READ_BYTES)
     if array.shape != tuple(series.shape):
         # A damaged header can make tifffile return an empty array, without an error.
         raise ValueError(f"decoded shape {array.shape}, declared {series.shape}")
