@@ -7,7 +7,7 @@ import sys
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ class _Bounded(io.BufferedReader):
     zipfile reads the list of members in one, and makes an object of half a kilobyte for each 46 bytes of it.
     """
 
-    def __init__(self, file: Path | BinaryIO, most: int) -> None:
+    def __init__(self, file: Path | io.RawIOBase | io.BufferedIOBase, most: int) -> None:
         super().__init__(io.FileIO(file) if isinstance(file, Path) else cast("io.RawIOBase", file))
         self.most = most
 
@@ -39,7 +39,7 @@ class _Bounded(io.BufferedReader):
 
 
 @contextmanager
-def open_zip(file: Path | BinaryIO, members: int) -> Iterator[zipfile.ZipFile]:
+def open_zip(file: Path | io.RawIOBase | io.BufferedIOBase, members: int) -> Iterator[zipfile.ZipFile]:
     """Give the archive, its list read; TooManyMembers where that is far too long for so many `members`."""
     with _Bounded(file, max(members * ENTRY_BYTES, 2**20)) as bounded, zipfile.ZipFile(bounded) as archive:
         bounded.most = sys.maxsize

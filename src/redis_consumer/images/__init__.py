@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from redis_consumer.images.checks import (
     check_values_of,
 )
 from redis_consumer.images.pictures import open_npy, open_npz, open_picture, pillow_image
-from redis_consumer.images.source import Content, Source, readable
+from redis_consumer.images.source import BinaryFile, Content, Source, readable
 from redis_consumer.images.tiff import open_tiff
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def read_image(path: str | Path, *, axes: str = "", limits: ImageLimits | None =
 
 @contextmanager
 def open_image(
-    file: str | Path | BinaryIO, *, axes: str = "", limits: ImageLimits | None = None, name: str = ""
+    file: str | Path | BinaryFile, *, axes: str = "", limits: ImageLimits | None = None, name: str = ""
 ) -> Iterator[OpenImage]:
     """Give an image whose header was read and checked, as `read_image` does it: same arguments, same errors.
 
@@ -264,7 +264,7 @@ def read_image_seed(path: str | Path) -> npt.NDArray[np.float32]:
 
 
 @contextmanager
-def _content(file: str | Path | BinaryIO, name: str = "") -> Iterator[Content]:
+def _content(file: str | Path | BinaryFile, name: str = "") -> Iterator[Content]:
     """Give the bytes of a file; one that was opened here is closed."""
     if isinstance(file, (str, Path)):
         with io.BufferedReader(_Alone(file)) as opened:

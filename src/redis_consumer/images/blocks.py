@@ -14,9 +14,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
 
     from redis_consumer.arrays import AnyArray
+    from redis_consumer.images.source import BinaryFile
 
 Block = tuple[slice, slice, "AnyArray"]
 """Rows, columns, and the values there, (rows, columns)."""
@@ -72,7 +72,7 @@ class Steps:
         return self.row_step >= self.column_step
 
 
-def flat_blocks(file: BinaryIO, offset: int, dtype: np.dtype[np.generic], plane: Steps) -> Iterator[Block]:
+def flat_blocks(file: BinaryFile, offset: int, dtype: np.dtype[np.generic], plane: Steps) -> Iterator[Block]:
     """Yield the blocks of a plane, by rows, of an array that stands in the file as it is, from `offset` on.
 
     `dtype` is that of the file, byte order included.  What stands between the values of the plane is read with them.
@@ -87,13 +87,13 @@ def flat_blocks(file: BinaryIO, offset: int, dtype: np.dtype[np.generic], plane:
         yield slice(top, top + rows), slice(0, plane.width), np.ascontiguousarray(piece)
 
 
-def read_values(file: BinaryIO, offset: int, dtype: np.dtype[np.generic], count: int) -> AnyArray:
+def read_values(file: BinaryFile, offset: int, dtype: np.dtype[np.generic], count: int) -> AnyArray:
     """Return so many values, 1-D, in the byte order of the machine; ValueError where the file ends before them."""
     values = np.empty(count, dtype)
     file.seek(offset)
     room, filled = values.view(np.uint8).data, 0
     while filled < len(room):
-        read = file.readinto(room[filled:])  # type: ignore[attr-defined] # of every binary file, but not in typing.IO
+        read = file.readinto(room[filled:])
         if not read:
             raise ValueError("the file ends too early")
         filled += read

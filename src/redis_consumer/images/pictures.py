@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from redis_consumer.images.source import UNKNOWN, Content, Source
 from redis_consumer.zips import METHODS, open_zip
 
 if TYPE_CHECKING:
+    import zipfile
     from collections.abc import Iterator
 
     from redis_consumer.arrays import AnyArray
@@ -86,7 +87,7 @@ def pillow_image(content: Content) -> Iterator[Any]:
     _check_gif(content)
     content.file.seek(0)
     try:
-        opened = Image.open(content.file, formats=FORMATS)
+        opened = Image.open(cast("IO[bytes]", content.file), formats=FORMATS)
     except UnidentifiedImageError as error:
         known = ", ".join(("TIFF", *FORMATS, "NPY", "NPZ"))
         raise JobRejected(f"The image {content.name!r} cannot be read: allowed are {known} files") from error
@@ -141,7 +142,8 @@ def open_npz(content: Content) -> Iterator[Source]:
             raise JobRejected(f"The image {content.name!r} cannot be read: allowed are arrays stored or deflated")
         with archive.open(info) as file:
             yield replace(
-                _npy_source(Content(cast("BinaryIO", file), content.name, info.file_size)), blocks=lambda _: None
+                _npy_source(Content(cast("zipfile.ZipExtFile", file), content.name, info.file_size)),
+                blocks=lambda _: None,
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,13 +11,13 @@ from redis_consumer.errors import ConsumerError, JobRejected, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO
 
     import numpy as np
 
     from redis_consumer.arrays import AnyArray
     from redis_consumer.images.blocks import Block, Plane
 
+BinaryFile = io.RawIOBase | io.BufferedIOBase
 UNKNOWN = "Q"
 """The letter of an axis that the file does not explain."""
 
@@ -25,7 +26,7 @@ UNKNOWN = "Q"
 class Content:
     """The bytes of an image file, wherever they are."""
 
-    file: BinaryIO
+    file: BinaryFile
     """Open for reading, at any place; may be slow to go from one place to another."""
     name: str
     """What the user calls it: errors do so too."""

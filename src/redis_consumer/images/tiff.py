@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from redis_consumer.images.blocks import Plane
 from redis_consumer.images.embedded import DECLARED_PIXELS
 from redis_consumer.images.ome import channel_names, files, promised_planes
 from redis_consumer.images.source import Source
-from redis_consumer.images.tiff_planes import check_embedded, check_values, plane_blocks
+from redis_consumer.images.tiff_planes import READ_BYTES, check_embedded, check_values, plane_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def open_tiff(content: Content, *, first: bool = False) -> Iterator[Source]:
     quiet = logging.getLogger("tifffile")
     if quiet.level == logging.NOTSET:
         quiet.setLevel(logging.CRITICAL)  # what matters of its warnings is told to the user by us
-    with tifffile.TiffFile(content.file, name=content.name, offset=0) as file:
+    with tifffile.TiffFile(cast("IO[bytes]", content.file), name=content.name, offset=0) as file:
         _check_pages(content.name, file)
         images = [series for series in file.series if not (series.keyframe.is_reduced or series.keyframe.is_mask)]
         images = images or file.series
@@ -134,7 +134,7 @@ def _declared_shape(series: Any, samples: list[int] | None, *, painted: bool) ->
 
 def _decoded(content: Content, series: Any, samples: list[int] | None, colormap: Colormap | None) -> AnyArray:
     _check_pictures(content, series)
-    array: AnyArray = series.asarray()
+    array: AnyArray = series.asarray(buffersize=READ_BYTES)
     if array.shape != tuple(series.shape):
         # A damaged header can make tifffile return an empty array, without an error.
         raise ValueError(f"decoded shape {array.shape}, declared {series.shape}")
