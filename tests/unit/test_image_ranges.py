@@ -148,6 +148,11 @@ def pyramid(array: np.ndarray[Any, Any], **options: Any) -> bytes:
 
 
 class TestWhatTravels:
+    @pytest.fixture(autouse=True)
+    def _images_are_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let the first request not bring all of them."""
+        monkeypatch.setattr("redis_consumer.storage.object_store.START_BYTES", 2**15)
+
     @pytest.mark.parametrize("compression", [None, "zlib"])
     def test_of_a_pyramid_of_four_channels_one_is_a_fifth(
         self, storage: Storage, bucket: Bucket, compression: str | None

@@ -74,12 +74,16 @@ class ImageConsumer(TensorFlowServingConsumer):
         with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
             self.work = Work(self.job, tools.jobs, self.storage, folder, unspoken=self.unspoken)
             self._account = Account(tools)
-            with self.work.open(self.limits()) as image:
+            with self.work.open(self.limits(), by_ranges=self.by_ranges()) as image:
                 return self.process(self.taken(image))
 
     def limits(self) -> ImageLimits:
         """Return how large an image may be."""
         return image_limits(self._tools().settings)
+
+    def by_ranges(self) -> bool:
+        """Return whether the image is read by ranges where it is large; the extra outputs need all of the file."""
+        return not self._tools().settings.extra_outputs
 
     def taken(self, image: OpenImage) -> OpenImage:
         """Return the job's image as this type takes it."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from redis_consumer.archives import zip_files
 from redis_consumer.images import ImageFile, ImageHeader, ImageLimits, OpenImage, open_image
@@ -37,6 +38,8 @@ TIME_FIELDS = {
 
 PROGRESS_SECONDS = 1.0
 """`progress` is written at most this often: nobody polls faster."""
+LARGE_BYTES = 2**25
+"""Larger files are read by ranges, where that is wanted; smaller ones at once."""
 UPLOADS = 8
 """Under way at once for one job: a label image as OME-Zarr has an object for each chunk."""
 
@@ -97,17 +100,26 @@ class Work:
     def fetch(self) -> Path:
         """Download the job's input; return its path."""
         path = Path(self._storage.download(self.job.require("input_file_name"), self.folder / "input"))
-        if shown := PurePosixPath(safe_name(self.name)).name:
-            # Errors name the file, and the user knows it by this name, not by its key in the bucket.
+        if shown := self._shown():
             path = path.replace(path.with_name(shown))
         self.input = path
         return path
 
     @contextmanager
-    def open(self, limits: ImageLimits) -> Iterator[OpenImage]:
-        """Download the job's image, and give it with its header checked."""
-        with open_image(self.fetch(), axes=self.job.get("dimension_order"), limits=limits) as image:
-            yield image
+    def open(self, limits: ImageLimits, *, by_ranges: bool = False) -> Iterator[OpenImage]:
+        """Give the job's image, its header checked, before its pixels are read: while the context lasts.
+
+        It is downloaded first; with `by_ranges` a large one is not, and what is not read does not travel.
+        """
+        axes = self.job.get("dimension_order")
+        with ExitStack() as stack:
+            file: Path | BinaryIO
+            if by_ranges:
+                ranges = stack.enter_context(self._storage.open(self.job.require("input_file_name")))
+                file = io.BytesIO(ranges.read()) if ranges.size <= LARGE_BYTES else io.BufferedReader(ranges)
+            else:
+                file = self.fetch()
+            yield stack.enter_context(open_image(file, axes=axes, limits=limits, name=self._shown()))
 
     def load(self, settings: Settings) -> ImageFile:
         """Download and read the job's image; what it was taken for is written with the stage that begins."""
@@ -161,6 +173,10 @@ class Work:
     def name(self) -> str:
         """The name that results carry: the user's own, folders included, or the key's."""
         return self.job.get("original_name") or PurePosixPath(self.job.get("input_file_name")).name
+
+    def _shown(self) -> str:
+        """Return what errors call the image: the user knows it by this name, not by its key in the bucket."""
+        return PurePosixPath(safe_name(self.name)).name
 
     def _ended(self) -> dict[str, FieldValue]:
         """Close the running stage; its seconds, added up where it ran more than once."""

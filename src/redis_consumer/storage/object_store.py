@@ -39,7 +39,7 @@ from redis_consumer.storage.faults import (
     translated,
 )
 from redis_consumer.storage.keys import Addresses, Bucket, Cloud, check_key, local_name, output_key
-from redis_consumer.storage.ranges import FIRST_BYTES, RangeFile
+from redis_consumer.storage.ranges import START_BYTES, RangeFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -209,7 +209,7 @@ class ObjectStorage:
     def _first(self, key: str) -> tuple[_Version, Bytes]:
         """Return which version of the object there is, and its beginning."""
         try:
-            result = obstore.get(self._reader, key, options={"range": (0, FIRST_BYTES)})
+            result = obstore.get(self._reader, key, options={"range": (0, START_BYTES)})
         except BaseError as error:
             if is_beyond_the_end(error):  # of an empty object any range is
                 return _Version(0, None), Bytes()

@@ -21,6 +21,8 @@ SMALL_BYTES = 2**16
 """Reads up to this size are read ahead of."""
 FIRST_BYTES = 2**15
 """Fetched at least, wherever a file is looked into."""
+START_BYTES = 2**20
+"""Fetched when it is opened: all of most images."""
 AHEAD_BYTES = 2**22
 """Fetched at most for a small read."""
 PIECE_BYTES = 2**23
