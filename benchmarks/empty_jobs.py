@@ -9,6 +9,8 @@ from tell import tell
 
 from redis_consumer.consumers import Consumer
 
+NAP_VARIABLE = "NAP_SECONDS"
+
 
 class Nothing(Consumer):
     """What an empty job costs."""
@@ -23,5 +25,5 @@ class Nap(Consumer):
 
     def _consume(self, redis_hash: str) -> str:  # noqa: ARG002 - the contract's parameter
         tell("began")
-        time.sleep(float(os.environ["NAP_SECONDS"]))
+        time.sleep(float(os.environ[NAP_VARIABLE]))
         return self.final_status

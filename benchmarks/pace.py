@@ -42,9 +42,9 @@ def rate(ear: Ear, workers: Sequence[int], server: int, count: int) -> Rate:
     """Listen to workers that work off `count` jobs, and return what each cost but the first tenth."""
     warm = count // WARM
     jobs = count - warm
-    began = [ear.hear() for _ in range(warm)][-1]
+    began = ear.hear_all(warm)[-1]
     cpu, redis = of_families(workers), cpu_seconds(server)
-    seconds = [ear.hear() for _ in range(jobs)][-1] - began
+    seconds = ear.hear_all(jobs)[-1] - began
     cpu, redis = of_families(workers) - cpu, cpu_seconds(server) - redis
     return Rate(jobs / seconds, 1000 * cpu / jobs, 1000 * redis / jobs)
 

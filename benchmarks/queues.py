@@ -12,12 +12,14 @@ import statistics
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tables
+from empty_jobs import NAP_VARIABLE
 from pace import latency, rate
-from rig import OURS, Bench, counted, meaning, percentile, stage
+from rig import OURS, Bench, counted, meaning, resident_mb, stage
 from tell import VARIABLE, Ear
 
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
@@ -25,8 +27,7 @@ from redis_consumer.queues.sweeper import SWEPT, RedisSweeper
 from redis_consumer.worker import CLAIM_SECONDS
 
 if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 EMPTY, FULL = "nothing", "waiting"
 """Two queues: of the workers, and of jobs that nobody takes."""
@@ -48,7 +49,18 @@ end
 """
 """Leaves jobs as our own submitter does, with few fields."""
 
+HEAD = (
+    "lanes",
+    "processes",
+    "jobs/s",
+    "CPU of the workers, ms per job",
+    "CPU of Redis, ms per job",
+    "push to start, ms: median",
+    "p99",
+)
+
 Figures = dict[str, Any]
+T = TypeVar("T")
 
 
 def fill(bench: Bench, queue: str, count: int) -> None:
@@ -76,11 +88,11 @@ def see_lanes(bench: Bench, ear: Ear, lanes: int) -> None:
     ear.forget()
 
 
-def submitter(bench: Bench) -> Callable[[], str]:
+def submitter(bench: Bench, queue: str = EMPTY) -> Callable[[], str]:
     """Return what submits one empty job."""
     ours = RedisSubmitter(bench.client, host=OURS)
     fields = {"original_name": "field.tif", "input_file_name": "uploads/field.tif"}
-    return lambda: ours.submit(EMPTY, "field.tif", fields)
+    return lambda: ours.submit(queue, "field.tif", fields)
 
 
 def at_speed(bench: Bench, ear: Ear) -> Figures:
@@ -98,25 +110,13 @@ def at_speed(bench: Bench, ear: Ear) -> Figures:
     return figures
 
 
-HEAD = (
-    "lanes",
-    "processes",
-    "jobs/s",
-    "CPU of the workers, ms per job",
-    "CPU of Redis, ms per job",
-    "push to start, ms: median",
-    "p99",
-)
-
-
 def commands(bench: Bench, ear: Ear) -> Figures:
     """Count what a worker sends for an empty job."""
     with workers(bench, ear, lanes=1):
         see_lanes(bench, ear, 1)
         with counted(bench, meaning) as counts:
             fill(bench, EMPTY, COUNTED)
-            for _ in range(COUNTED):
-                ear.hear()
+            ear.hear_all(COUNTED)
             time.sleep(0.5)  # the last one is settled, and the next claim waits
     per_job = {name: count / COUNTED for name, count in counts.items()}
     rows = [*per_job.items(), ("together", sum(per_job.values()))]
@@ -142,25 +142,90 @@ def idleness(figures: Figures) -> Iterator[None]:
 
 
 def depths(bench: Bench, ear: Ear) -> Figures:
-    """Measure the steps of a job in a queue where many wait, and a start in another queue beside it."""
-    queue = RedisJobQueue(bench.client, queue=FULL, lane="0", pod=OURS)
-    ours = RedisSubmitter(bench.client, host=OURS)
+    """Measure the steps of a job in a queue where many wait, and starts in another queue beside it."""
     figures, rows = {}, []
     with workers(bench, ear, lanes=1):
         see_lanes(bench, ear, 1)
         for depth in DEPTHS:
             fill(bench, FULL, depth)
-            steps = {
-                "submit": lambda: ours.submit(FULL, "field.tif", {"original_name": "field.tif"}),
-                "claim": lambda: queue.claim(timeout=1),
-                "settle": lambda: queue.settle(queue._holding, "done", {}),
-                "sweep": lambda: swept(bench),
-            }
-            times = timed(steps, CLAIMS)
+            steps = {step: statistics.median(times) for step, times in step_times(bench).items()}
             beside = latency(ear, submitter(bench), PUSHES // 2)
             memory = bench.client.info("memory")["used_memory"] / 1e6
-            figures[f"{depth} waiting"] = times | asdict(beside) | {"redis_mb": memory}
-            rows.append((depth, *figures[f"{depth} waiting"].values()))
-    head = ("jobs that wait", *times, "start in another queue, ms: median", "p99", "memory of Redis, MB")
-    tables.show(f"Many waiting jobs (ms: medians of {CLAIMS})", head, rows)
+            figures[str(depth)] = steps | asdict(beside) | {"redis_mb": memory}
+            rows.append((depth, *figures[str(depth)].values()))
+    head = ("jobs that wait", *steps, "start in another queue: median", "p99", "memory of Redis, MB")
+    tables.show(f"Many waiting jobs (ms, medians of {CLAIMS})", head, rows)
     return figures
+
+
+def step_times(bench: Bench) -> dict[str, list[float]]:
+    """Return how long each step of a job took in the full queue, in ms; submits keep it as full as it was."""
+    queue = RedisJobQueue(bench.client, queue=FULL, lane="0", pod=OURS)
+    submit = submitter(bench, FULL)
+    sweeper = RedisSweeper(bench.client, lease_seconds=0.1)
+    sweeper.sweep_now()  # the first turn after a start only looks
+    times: dict[str, list[float]] = {"submit": [], "claim": [], "settle": [], "sweep": []}
+
+    def timed(step: str, action: Callable[[], T]) -> T:
+        began = time.perf_counter()
+        made = action()
+        times[step].append(1000 * (time.perf_counter() - began))
+        return made
+
+    for _ in range(CLAIMS):
+        timed("submit", submit)
+        job = timed("claim", partial(queue.claim, timeout=1))
+        if job is None:
+            raise RuntimeError("the queue is empty")
+        timed("settle", partial(queue.settle, job, "done", {}))
+        bench.client.delete(SWEPT)  # or a sweep so soon after another would be left out
+        timed("sweep", sweeper.sweep)
+    queue.close()
+    return times
+
+
+def crowds(bench: Bench, ear: Ear) -> Figures:
+    """Measure many lanes on one Redis: empty jobs, jobs that wait as a model server makes them wait, and idleness."""
+    figures, rows = {}, []
+    for lanes, processes in MORE_LANES.items():
+        with workers(bench, ear, lanes=lanes, processes=processes) as pids:
+            see_lanes(bench, ear, lanes)
+            soon = latency(ear, submitter(bench), PUSHES)
+            fill(bench, EMPTY, JOBS)
+            fast = rate(ear, pids, bench.server.pid, JOBS)
+            memory = sum(map(resident_mb, pids))
+        busy = busy_share(bench, ear, lanes, processes)
+        figures[str(lanes)] = asdict(fast) | asdict(soon) | {"busy": busy, "rss_mb": memory}
+        rows.append((lanes, processes, *figures[str(lanes)].values()))
+    head = (*HEAD, f"busy with jobs of {NAP_SECONDS:g} s", "memory, MB")
+    tables.show("Many lanes on one Redis", head, rows)
+    return figures
+
+
+def busy_share(bench: Bench, ear: Ear, lanes: int, processes: int) -> float:
+    """Return the share of their time that lanes are busy with jobs that wait for somebody else."""
+    naps = {"CONSUMER_TYPE": "empty_jobs:Nap", NAP_VARIABLE: str(NAP_SECONDS)}
+    with workers(bench, ear, lanes=lanes, processes=processes, **naps):
+        see_lanes(bench, ear, lanes)
+        fill(bench, EMPTY, lanes * NAPS)
+        began = ear.hear_all(lanes)[0]
+        ended = ear.hear_all(lanes * (NAPS - 1))[-1] + NAP_SECONDS
+    return NAPS * NAP_SECONDS / (ended - began)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="a million waiting jobs and 200 lanes too")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    figures: Figures = {}
+    with idleness(figures), stage() as bench:
+        for part in (at_speed, commands, *((depths, crowds) if options.full else ())):
+            figures[part.__name__] = part(bench, Ear())
+    if options.json:
+        options.json.write_text(json.dumps({"queue": figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -39,9 +39,13 @@ class Ear:
             if word == event:
                 return float(moment)
 
+    def hear_all(self, count: int, event: str = "began") -> list[float]:
+        """Return when the next `count` events were."""
+        return [self.hear(event) for _ in range(count)]
+
     def forget(self) -> None:
         """Drop what was told and not heard."""
-        self._socket.setblocking(False)  # noqa: FBT003 - the socket's own
+        self._socket.setblocking(False)
         try:
             while True:
                 self._socket.recv(256)
