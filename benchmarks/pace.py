@@ -38,13 +38,13 @@ class Latency:
     p99_ms: float
 
 
-def rate(ear: Ear, workers: Sequence[int], server: int, count: int) -> Rate:
-    """Listen to workers that work off `count` jobs, and return what each cost but the first tenth."""
-    warm = count // WARM
+def rate(ear: Ear, workers: Sequence[int], server: int, count: int, *, warm: int = 0, event: str = "began") -> Rate:
+    """Listen to workers that work off `count` jobs, and return what each cost but the first tenth, or `warm`."""
+    warm = warm or count // WARM
     jobs = count - warm
-    began = ear.hear_all(warm)[-1]
+    began = ear.hear_all(warm, event)[-1]
     cpu, redis = of_families(workers), cpu_seconds(server)
-    seconds = ear.hear_all(jobs)[-1] - began
+    seconds = ear.hear_all(jobs, event)[-1] - began
     cpu, redis = of_families(workers) - cpu, cpu_seconds(server) - redis
     return Rate(jobs / seconds, 1000 * cpu / jobs, 1000 * redis / jobs)
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tables
-from empty_jobs import NAP_VARIABLE
 from pace import latency, rate
+from plain_jobs import NAP_VARIABLE
 from rig import OURS, Bench, counted, meaning, resident_mb, stage
 from tell import VARIABLE, Ear
 
@@ -74,7 +74,7 @@ def fill(bench: Bench, queue: str, count: int) -> None:
 @contextmanager
 def workers(bench: Bench, ear: Ear, *, lanes: int, processes: int = 1, **variables: str) -> Iterator[list[int]]:
     """Run worker processes with `lanes` lanes together, on empty jobs."""
-    environ = {"QUEUE": EMPTY, "CONSUMER_TYPE": "empty_jobs:Nothing", VARIABLE: ear.port, **variables}
+    environ = {"QUEUE": EMPTY, "CONSUMER_TYPE": "our_jobs:Nothing", VARIABLE: ear.port, **variables}
     with ExitStack() as stack:
         yield [
             stack.enter_context(bench.worker(CONCURRENCY=str(lanes // processes), **environ)) for _ in range(processes)
@@ -204,7 +204,7 @@ def crowds(bench: Bench, ear: Ear) -> Figures:
 
 def busy_share(bench: Bench, ear: Ear, lanes: int, processes: int) -> float:
     """Return the share of their time that lanes are busy with jobs that wait for somebody else."""
-    naps = {"CONSUMER_TYPE": "empty_jobs:Nap", NAP_VARIABLE: str(NAP_SECONDS)}
+    naps = {"CONSUMER_TYPE": "our_jobs:Nap", NAP_VARIABLE: str(NAP_SECONDS)}
     with workers(bench, ear, lanes=lanes, processes=processes, **naps):
         see_lanes(bench, ear, lanes)
         fill(bench, EMPTY, lanes * NAPS)

@@ -1,22 +1,19 @@
-"""Jobs that do nothing, for workers under a benchmark: what remains is the queue."""
+"""Our consumers as a benchmark wants them: one that does nothing, one that waits, and the Kiosk's that tells."""
 
 from __future__ import annotations
 
-import os
-import time
-
+import plain_jobs
 from tell import tell
 
 from redis_consumer.consumers import Consumer
-
-NAP_VARIABLE = "NAP_SECONDS"
+from redis_consumer.consumers.segmentation import SegmentationConsumer
 
 
 class Nothing(Consumer):
     """What an empty job costs."""
 
     def _consume(self, redis_hash: str) -> str:  # noqa: ARG002 - the contract's parameter
-        tell("began")
+        plain_jobs.nothing()
         return self.final_status
 
 
@@ -24,6 +21,15 @@ class Nap(Consumer):
     """A job that waits for somebody else, as most do: for a model server, or for the network."""
 
     def _consume(self, redis_hash: str) -> str:  # noqa: ARG002 - the contract's parameter
-        tell("began")
-        time.sleep(float(os.environ[NAP_VARIABLE]))
+        plain_jobs.nap()
         return self.final_status
+
+
+class Segment(SegmentationConsumer):
+    """The image job as it is."""
+
+    def _consume(self, redis_hash: str) -> str:
+        tell("began")
+        status = super()._consume(redis_hash)
+        tell("ended")
+        return status
