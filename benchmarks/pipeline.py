@@ -15,7 +15,6 @@ took is printed, and the efficiency on what they left.  Linux, for /proc.
 from __future__ import annotations
 
 import io
-import itertools
 import os
 import statistics
 import sys
@@ -30,7 +29,6 @@ from typing import TYPE_CHECKING
 import grpc
 import numpy as np
 import redis
-import tables
 import tifffile
 from model_server import BATCHES, NUCLEI_IN_512
 from rig import HERE, LONGEST_SECONDS, OURS, QUEUE, Bench, cpu_seconds, resident_mb, running, spoken, stage

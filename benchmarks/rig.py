@@ -29,7 +29,7 @@ from redis_consumer.redis import RedisClient
 from redis_consumer.testing.servers import start_redis
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from redis_consumer.testing.servers import Server
 
@@ -43,7 +43,7 @@ OURS = "benchmark"
 
 @dataclass(frozen=True)
 class Bench:
-    """Redis, a folder as the bucket, and the workers' environment; `image` is an image in the bucket, if there is one."""
+    """Redis, a folder as the bucket, and the environment of workers; `image` is one in the bucket, if any is."""
 
     server: Server
     client: RedisClient
@@ -136,6 +136,12 @@ def resident_mb(pid: int, name: str = "VmRSS") -> float:
     return int(found[1]) * 1024 / 1e6 if found else float("nan")
 
 
+def own_mb(pid: int) -> float:
+    """Return the memory of a process in MB, what it shares with others divided by their number."""
+    found = re.search(r"Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
+    return int(found[1]) * 1024 / 1e6 if found else float("nan")
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time that a process has used, user and system, all threads, and its ended children's."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -163,10 +169,12 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 @contextmanager
-def counted(bench: Bench, key: Callable[[dict[str, Any]], str]) -> Iterator[Counter[str]]:
+def counted(
+    bench: Bench, key: Callable[[dict[str, Any]], str], besides: Collection[str] = ()
+) -> Iterator[Counter[str]]:
     """Count what others than we send while the block runs, by `key` of what MONITOR tells about each command.
 
-    What scripts do inside is not counted.
+    What scripts do inside is not counted, nor what comes from the addresses `besides`.
     """
     counts: Counter[str] = Counter()
     watcher = redis.Redis(bench.server.host, bench.server.port, client_name=OURS, decode_responses=True)
@@ -178,7 +186,7 @@ def counted(bench: Bench, key: Callable[[dict[str, Any]], str]) -> Iterator[Coun
             if sent["command"] == "ECHO the end":
                 return
             address = f"{sent['client_address']}:{sent['client_port']}"
-            if sent["client_type"] != "lua" and address not in ours:
+            if sent["client_type"] != "lua" and address not in ours and address not in besides:
                 counts[key(sent)] += 1
 
 
