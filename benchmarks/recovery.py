@@ -9,13 +9,17 @@ import os
 import signal
 import statistics
 import time
+from typing import TYPE_CHECKING
 
 import tables
-from worker import Bench, bench
+from worker import bench
 
 from redis_consumer.demo.stack import MODELS
 from redis_consumer.job import FINAL, Status
 from redis_consumer.testing.servers import free_port
+
+if TYPE_CHECKING:
+    from rig import Bench
 
 RUNS = 3
 LEASES = ("5", "30")

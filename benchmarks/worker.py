@@ -1,143 +1,58 @@
-"""The worker as a process: start, memory, latency, what a job costs and where its time goes, Redis commands.
+"""The worker as a process: start, memory, what a job costs and where its time goes, Redis commands of a job.
 
 Real Valkey, a folder as the bucket, the embedded model server and the worker, each a process of its own, all on this
-machine's cores.  Everything is measured from outside.  Linux, for /proc.
+machine's cores.  Everything is measured from outside.  What an empty job costs stands in queues.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-import random
-import re
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections import Counter
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import redis
 import tables
 import tifffile
+from rig import Bench, counted, cpu_seconds, meaning, resident_mb, running, spoken, stage
 
 from redis_consumer.bootstrap import build_storage
-from redis_consumer.consumers import Consumer
 from redis_consumer.consumers.work import TIME_FIELDS
 from redis_consumer.demo.simulation.nuclei import Cells, simulate
-from redis_consumer.demo.stack import MODELS, neutral_environ
+from redis_consumer.demo.stack import MODELS
 from redis_consumer.job import FINAL
-from redis_consumer.queues import lua
-from redis_consumer.queues.redis import RedisSubmitter
-from redis_consumer.redis import RedisClient
 from redis_consumer.settings import Settings
-from redis_consumer.testing.servers import start_redis
-from redis_consumer.worker import CLAIM_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from redis_consumer.testing.servers import Server
-
-QUEUE = "segmentation"
-STARTS, PUSHES, JOBS = 7, 200, 20
+STARTS, JOBS = 7, 20
 RESTING_SECONDS = 2.0
 """A worker whose memory has not grown for so long has loaded everything."""
-LONGEST_SECONDS = 60.0
-LOOK_SECONDS = 0.0005
 LARGE = 2048
 STAINS = {"1": "0,", "3": "0,1,2"}
 """Channels of the large images, and the roles that their jobs name."""
-OURS = "benchmark"
-"""Name of our own connections: their commands are not counted."""
-
-
-class Nothing(Consumer):
-    """What an empty job costs."""
-
-    def _consume(self, redis_hash: str) -> str:  # noqa: ARG002 - the contract's parameter
-        return self.final_status
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The servers, and one 512 x 512 image in the bucket."""
-
-    server: Server
-    client: RedisClient
-    environ: dict[str, str]
-    image: str
-    folder: Path
-
-    @contextmanager
-    def worker(self, **variables: str) -> Iterator[int]:
-        """Run a worker, and give its process id as soon as there is one."""
-        command = [sys.executable, "-m", "redis_consumer", "run"]
-        environ = {**self.environ, **variables, "PYTHONPATH": str(Path(__file__).parent)}
-        with (self.folder / "worker.log").open("ab") as log:
-            process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
-        try:
-            yield process.pid
-        finally:
-            process.terminate()
-            process.wait(LONGEST_SECONDS)
-
-    def push(self, queue: str = QUEUE, image: str = "", channels: str = "0,") -> str:
-        """Push a job as the Kiosk's frontend does, and return its key."""
-        name = {"original_name": "field.tif", "input_file_name": image or self.image}
-        fields = {**name, "channels": channels, "scale": "1", "dimension_order": "XYB"}
-        return RedisSubmitter(self.client, host=OURS).submit(queue, "field.tif", fields)
-
-    def wait(self, key: str, reached: Callable[[str], bool]) -> str:
-        """Look at a job's status until it is as wanted."""
-        deadline = time.monotonic() + LONGEST_SECONDS
-        while not reached(status := self.client.hget(key, "status")):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"job {key} is {status!r}: see {self.folder / 'worker.log'}")
-            time.sleep(LOOK_SECONDS)
-        return str(status)
-
-    def see_through(self, queue: str = QUEUE, image: str = "", channels: str = "0,") -> tuple[float, dict[str, str]]:
-        """Push a job and wait for its end; return the seconds and its fields."""
-        began = time.perf_counter()
-        key = self.push(queue, image, channels)
-        status = self.wait(key, lambda status: status in FINAL)
-        seconds, fields = time.perf_counter() - began, dict(self.client.hgetall(key))
-        if status != "done":
-            raise RuntimeError(f"the job is {status}: {fields.get('reason')}")
-        return seconds, fields
 
 
 @contextmanager
 def bench(models: Path) -> Iterator[Bench]:
-    """Start what a worker needs, and end it."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="redis-consumer-bench-")))
-        server = stack.enter_context(start_redis(folder / "redis"))
-        port = stack.enter_context(model_server(models, folder))
-        (folder / "bucket").mkdir()
+    """Start what a worker needs, with one 512 x 512 image in the bucket, and end it."""
+    with stage() as servers, model_server(models, servers.folder) as port:
         environ = {
-            **neutral_environ(),
-            "REDIS_HOST": server.host,
-            "REDIS_PORT": str(server.port),
+            **servers.environ,
             "TF_HOST": "127.0.0.1",
             "TF_PORT": port,
-            "STORAGE_BUCKET": (folder / "bucket").as_uri(),
-            "QUEUE": QUEUE,
-            "CONSUMER_TYPE": "segmentation",
             **dict.fromkeys(("NUCLEAR_MODEL", "CYTOPLASM_MODEL", "PHASE_MODEL"), "NuclearSegmentation:1"),
-            "HOSTNAME": "pod",
         }
-        tifffile.imwrite(folder / "field.tif", simulate((512, 512), cells=Cells(count=80), seed=3).image)
-        image = build_storage(Settings.from_environ(environ)).deposit(folder / "field.tif").key
-        client = RedisClient(server.host, server.port, client_name=OURS)
-        yield Bench(server, client, environ, image, folder)
+        field = servers.folder / "field.tif"
+        tifffile.imwrite(field, simulate((512, 512), cells=Cells(count=80), seed=3).image)
+        image = build_storage(Settings.from_environ(environ)).deposit(field).key
+        yield replace(servers, environ=environ, image=image)
 
 
 @contextmanager
@@ -145,24 +60,8 @@ def model_server(models: Path, folder: Path) -> Iterator[str]:
     """Serve `models` in a process of its own, and give the port."""
     command = [sys.executable, "-m", "redis_consumer", "serve-models", str(models), "--port", "0"]
     log = folder / "models.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-    try:
-        deadline = time.monotonic() + LONGEST_SECONDS
-        while not (found := re.search(r"listening on \S+:(\d+)", log.read_text())):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the model server does not start: {log.read_text()[-500:]}")
-            time.sleep(0.05)
-        yield found[1]
-    finally:
-        process.terminate()
-        process.wait(LONGEST_SECONDS)
-
-
-def resident_mb(pid: int, name: str = "VmRSS") -> float:
-    """Return the resident memory of a process, in MB (10^6 bytes); `VmHWM` is the most it ever was."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) * 1024 / 1e6 if found else float("nan")
+    with running(command, os.environ, log) as process:
+        yield spoken(log, r"listening on \S+:(\d+)", process)
 
 
 def resting_mb(pid: int) -> float:
@@ -172,17 +71,6 @@ def resting_mb(pid: int) -> float:
         time.sleep(RESTING_SECONDS)
         before, now = now, resident_mb(pid)
     return now
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has used, user and system, all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def percentile(values: list[float], percent: int) -> float:
-    """Return the value that `percent` of the values do not exceed."""
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def start(bench: Bench) -> None:
@@ -210,26 +98,6 @@ def start(bench: Bench) -> None:
         ("first job of an idle worker, push to `done`, s", first, ""),
     ]
     tables.show(f"Start and memory ({STARTS} starts)", ("what", "measured", "goal"), rows)
-
-
-def latency(bench: Bench) -> None:
-    """Measure from push to `started`, one push at a time, on a worker that waits."""
-    started, done = [], []
-    with bench.worker(CONSUMER_TYPE="worker:Nothing", QUEUE="nothing"):
-        bench.see_through("nothing")
-        for _ in range(PUSHES):
-            time.sleep(random.uniform(0.01, 0.05))
-            began = time.perf_counter()
-            key = bench.push("nothing")
-            bench.wait(key, lambda status: status != "new")
-            started.append(1000 * (time.perf_counter() - began))
-            bench.wait(key, lambda status: status in FINAL)
-            done.append(1000 * (time.perf_counter() - began))
-    rows = [
-        ("push to `started`, ms", statistics.median(started), percentile(started, 99), "median < 10"),
-        ("push to `done` of an empty job, ms", statistics.median(done), percentile(done, 99), ""),
-    ]
-    tables.show(f"Latency ({PUSHES} pushes)", ("what", "median", "p99", "goal"), rows)
 
 
 def one_job(bench: Bench) -> None:
@@ -277,59 +145,17 @@ def large(bench: Bench) -> None:
 
 
 def commands(bench: Bench) -> None:
-    """Count the commands that a worker sends for one job, and while it is idle."""
-    lanes = 4
+    """Count the commands that a worker sends for one job."""
     with bench.worker():
         bench.see_through()
         time.sleep(1.0)  # until the next claim waits: each job's next claim is counted with it
-        with counted(bench) as of_job:
+        with counted(bench, meaning) as counts:
             bench.see_through()
             time.sleep(1.0)
-    idle_seconds = 2 * CLAIM_SECONDS
-    with bench.worker(CONCURRENCY=str(lanes)):
-        time.sleep(1.5 * CLAIM_SECONDS)  # every lane has opened its connections, and is amid a claim
-        with counted(bench) as of_idleness:
-            time.sleep(idle_seconds)
-    rows: list[tuple[object, ...]] = [(f"segmentation job: {name}", count, "") for name, count in of_job.items()]
-    besides = of_job["progress"] + of_job["heartbeat"]
-    rows.append(("segmentation job, all but `progress` and heartbeats", of_job.total() - besides, "<= 10"))
-    sweeps = of_idleness.pop("sweep", 0)
-    rows.append(("idle, each lane, per second", of_idleness.total() / lanes / idle_seconds, "<= 0.1"))
-    rows.append(("idle, sweeps of the process, per second", sweeps / idle_seconds, ""))
-    tables.show("Redis commands sent by a worker", ("what", "count", "goal"), rows)
-
-
-@contextmanager
-def counted(bench: Bench) -> Iterator[Counter[str]]:
-    """Count what workers send while the block runs; scripts by their names, what they do inside not at all."""
-    counts: Counter[str] = Counter()
-    watcher = redis.Redis(bench.server.host, bench.server.port, client_name=OURS, decode_responses=True)
-    with watcher, watcher.monitor() as monitor:  # type: ignore[no-untyped-call]  # redis-py leaves it so
-        yield counts
-        clients = bench.client.client_list()
-        bench.client.echo("the end")
-        theirs = {client["addr"] for client in clients if client["name"] != OURS}
-        for sent in monitor.listen():
-            if sent["command"] == "ECHO the end":
-                return
-            if f"{sent['client_address']}:{sent['client_port']}" in theirs:
-                counts[meaning(sent["command"])] += 1
-
-
-def meaning(command: str) -> str:
-    """Return the name of the script that a command runs, or the command's own."""
-    verb, *words = command.split(" ")
-    if verb != "EVALSHA":
-        return verb
-    name = script_names()[words[0]]
-    return "progress" if name == "update" and " progress " in command and " status " not in command else name
-
-
-def script_names() -> dict[str, str]:
-    """Return the queue's scripts by their hash."""
-    scripts = Path(lua.__file__).with_name("scripts")
-    names = [path.stem for path in scripts.glob("*.lua") if path.stem != "prelude"]
-    return {hashlib.sha1(lua._text(name).encode()).hexdigest(): name for name in names}  # noqa: S324, SLF001 - as Redis names them
+    besides = counts["progress"] + counts["heartbeat"]
+    rows: list[tuple[object, ...]] = [(name, count, "") for name, count in counts.items()]
+    rows.append(("all but `progress` and heartbeats", counts.total() - besides, "<= 10"))
+    tables.show("Redis commands that a worker sends for a segmentation job", ("what", "count", "goal"), rows)
 
 
 def main() -> None:
@@ -337,7 +163,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--models", type=Path, default=MODELS, help="folder with NuclearSegmentation/1/model.onnx")
     with bench(options.parse_args().models) as servers:
-        for part in (start, latency, one_job, large, commands):
+        for part in (start, one_job, large, commands):
             part(servers)
 
 

@@ -1,0 +1,347 @@
+"""The pipeline against its bound: jobs per second end to end, for sizes, model servers, lanes and processes.
+
+Valkey, an S3 server (s3.py), a model server that computes nothing (model_server.py) and the workers, each a process of
+its own, share this machine's cores.  Jobs are pushed as the Kiosk's frontend does, so that the queue is never empty;
+what is measured is the steady state.  No pipeline of these stages is faster than
+
+    1 / max(batches per job x time of a batch, processor seconds of all stages per job / cores)
+
+and efficiency is what was reached, over that.  Other programs on the machine take their part of the cores: what they
+took is printed, and the efficiency on what they left.  Linux, for /proc.
+
+``python benchmarks/pipeline.py`` needs four minutes; with FULL=1 in the environment it measures every combination.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import statistics
+import sys
+import time
+import zipfile
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import numpy as np
+import redis
+import tifffile
+from model_server import BATCHES, NUCLEI_IN_512
+from rig import HERE, LONGEST_SECONDS, OURS, QUEUE, Bench, cpu_seconds, resident_mb, running, spoken, stage
+
+from redis_consumer.bootstrap import build_storage
+from redis_consumer.consumers.work import TIME_FIELDS
+from redis_consumer.demo.simulation.nuclei import Cells, simulate
+from redis_consumer.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CORES = len(os.sched_getaffinity(0))
+SIZES, MILLISECONDS, LANES, PROCESSES = (512, 1024, 2048, 4096), (0, 20, 100, 500), (1, 2, 4, 8), (1, 2)
+LOOK_SECONDS = 0.05
+RUNS = 3
+RUN_SECONDS, RUN_JOBS = 4.0, 4
+"""How long a run is at least; and as many jobs as there are lanes."""
+SPARE_JOBS = 16
+"""So many wait in the queue besides two for each lane."""
+GOAL = 0.85
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One row of the table."""
+
+    size: int
+    milliseconds: int
+    lanes: int
+    processes: int
+
+
+TELLING = (
+    Cell(512, 0, 1, 1),
+    Cell(512, 0, 4, 1),
+    Cell(512, 0, 2, 2),
+    Cell(512, 20, 4, 1),
+    Cell(512, 100, 1, 1),
+    Cell(512, 100, 4, 1),
+    Cell(512, 500, 8, 1),
+    Cell(1024, 0, 4, 1),
+    Cell(1024, 20, 4, 1),
+    Cell(1024, 100, 4, 2),
+    Cell(2048, 0, 2, 1),
+    Cell(2048, 20, 4, 1),
+    Cell(2048, 100, 2, 1),
+    Cell(4096, 20, 2, 1),
+)
+"""Each kind of bound, and each way to reach it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What has been used up to now."""
+
+    at: float
+    """Seconds of the wall's clock, which Redis reads too."""
+    cpu: dict[str, float]
+    """Seconds of a processor, by program."""
+    machine: float
+    """The same of everything on this machine, ourselves included."""
+    batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One stretch of steady state, per job."""
+
+    jobs_per_s: float
+    cpu: dict[str, float]
+    batches: float
+    others: float
+    """Cores that others used meanwhile, and the kernel for nobody in particular."""
+
+    @property
+    def stages_cpu(self) -> float:
+        """CPU seconds of all stages: everybody but who pushes and looks on."""
+        return sum(seconds for name, seconds in self.cpu.items() if name != "observer")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was measured of a cell: medians of its runs."""
+
+    cell: Cell
+    jobs_per_s: float
+    cpu: dict[str, float]
+    batches: float
+    others: float
+    stages: dict[str, float]
+    """Wall seconds of a job's stages."""
+    peak_mb: float
+    nuclei: int
+
+    @property
+    def waiting(self) -> float:
+        """Seconds per job that the model server needs."""
+        return self.batches * self.cell.milliseconds / 1000
+
+    @property
+    def stages_cpu(self) -> float:
+        """CPU seconds per job of all stages."""
+        return sum(seconds for name, seconds in self.cpu.items() if name != "observer")
+
+    @property
+    def bound(self) -> float:
+        """Jobs per second that are possible."""
+        return 1 / max(self.waiting, self.stages_cpu / CORES)
+
+    @property
+    def bound_left(self) -> float:
+        """Jobs per second that are possible on the cores that others left."""
+        return 1 / max(self.waiting, self.stages_cpu / (CORES - self.others))
+
+    def told(self) -> dict[str, object]:
+        """Return all numbers, for bench.json."""
+        cell = self.cell
+        return {
+            "size": cell.size,
+            "batch_ms": cell.milliseconds,
+            "lanes": cell.lanes,
+            "processes": cell.processes,
+            "jobs_per_s": round(self.jobs_per_s, 3),
+            "bound_jobs_per_s": round(self.bound, 3),
+            "efficiency": round(self.jobs_per_s / self.bound, 3),
+            "efficiency_of_cores_left": round(self.jobs_per_s / self.bound_left, 3),
+            "batches_per_job": round(self.batches, 2),
+            "cpu_s_per_job": {name: round(seconds, 4) for name, seconds in self.cpu.items()},
+            "wall_s_per_job": {name: round(seconds, 4) for name, seconds in self.stages.items()},
+            "worker_cores": round(self.cpu["worker"] * self.jobs_per_s, 2),
+            "cores_taken_by_others": round(self.others, 2),
+            "rss_peak_mb": round(self.peak_mb),
+            "nuclei": self.nuclei,
+        }
+
+
+class Pipeline:
+    """All programs of one cell, running."""
+
+    def __init__(self, bench: Bench, model: grpc.Channel, pids: dict[str, list[int]], lanes: int) -> None:
+        self._bench = bench
+        self._batches = model.unary_unary(BATCHES)
+        self._pids = {**pids, "observer": [os.getpid()]}
+        self._lanes = lanes
+        self._keys: list[str] = []
+        self._redis = redis.Redis(bench.server.host, bench.server.port, client_name=OURS, decode_responses=True)
+
+    def warm_up(self) -> None:
+        """Let every lane see some jobs through."""
+        self._until(jobs=2 * self._lanes, seconds=1)
+
+    def run(self) -> tuple[Run, list[dict[str, str]]]:
+        """Measure a stretch; return it, and the fields of the jobs that ended in it."""
+        before = self._now()
+        self._until(jobs=max(RUN_JOBS, self._lanes), seconds=RUN_SECONDS)
+        after = self._now()
+        ended = self._ended(before.at, after.at)
+        seconds = after.at - before.at
+        rate = pace([finished_at(fields) for fields in ended])
+        ours = {name: after.cpu[name] - before.cpu[name] for name in after.cpu}
+        others = (after.machine - before.machine - sum(ours.values())) / seconds
+        cpu = {name: used / seconds / rate for name, used in ours.items()}
+        return Run(rate, cpu, (after.batches - before.batches) / seconds / rate, max(others, 0)), ended
+
+    def peak_mb(self) -> float:
+        """Return the most memory that a worker ever had."""
+        return max(resident_mb(pid, "VmHWM") for pid in self._pids["worker"])
+
+    def _until(self, *, jobs: int, seconds: float) -> None:
+        """Keep the queue filled until so many jobs were taken from it, and so much time has passed."""
+        began = time.monotonic()
+        taken = self._taken()
+        while self._taken() - taken < jobs or time.monotonic() - began < seconds:
+            if time.monotonic() - began > jobs * LONGEST_SECONDS:
+                raise TimeoutError(f"jobs are not taken: see {self._bench.folder / 'worker.log'}")
+            time.sleep(LOOK_SECONDS)
+
+    def _taken(self) -> int:
+        """Fill the queue, and return how many jobs were taken from it so far."""
+        waiting = int(self._redis.llen(QUEUE))  # type: ignore[arg-type]  # redis-py's types know its async twin too
+        missing = 2 * self._lanes + SPARE_JOBS - waiting
+        self._keys += [self._bench.push() for _ in range(missing)]
+        return len(self._keys) - waiting - max(missing, 0)
+
+    def _now(self) -> Moment:
+        cpu = {name: sum(map(cpu_seconds, pids)) for name, pids in self._pids.items()}
+        return Moment(time.time(), cpu, machine_seconds(), int(self._batches(b"")))
+
+    def _ended(self, since: float, until: float) -> list[dict[str, str]]:
+        """Return the fields of the jobs that ended in between, in the order of their ends; RuntimeError if one failed."""
+        asked = self._redis.pipeline(transaction=False)
+        for key in self._keys:
+            asked.hgetall(key)
+        ended = [fields for fields in asked.execute() if "finished_at" in fields]
+        for fields in ended:
+            if fields["status"] != "done":
+                raise RuntimeError(f"a job is {fields['status']}: {fields.get('reason')}")
+        return sorted((fields for fields in ended if since < finished_at(fields) <= until), key=finished_at)
+
+
+def finished_at(fields: dict[str, str]) -> float:
+    """Return when a job ended."""
+    return datetime.fromisoformat(fields["finished_at"]).timestamp()
+
+
+def pace(moments: list[float]) -> float:
+    """Return how many there are in a second: the slope of their number over time, which no single one decides."""
+    return float(np.polyfit(np.subtract(moments, moments[0]), np.arange(len(moments)), 1)[0])
+
+
+def machine_seconds() -> float:
+    """Return the seconds that this machine's processors have worked so far, or were not there for us."""
+    user, nice, system, _, _, interrupts, soft, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def server(script: str, folder: Path, *words: str) -> Iterator[tuple[int, str]]:
+    """Run one of our servers; give its process id and its port."""
+    log = folder / f"{script}-{time.monotonic()}.log"
+    with running([sys.executable, str(HERE / script), *words], os.environ, log) as process:
+        yield process.pid, spoken(log, r"listening on \S+:(\d+)", process)
+
+
+@contextmanager
+def pipeline(bench: Bench, cell: Cell, s3: int) -> Iterator[Pipeline]:
+    """Start the model server and the workers of a cell, warm."""
+    with ExitStack() as stack:
+        milliseconds = str(cell.milliseconds)
+        model, port = stack.enter_context(server("model_server.py", bench.folder, "--milliseconds", milliseconds))
+        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
+        variables = {"CONCURRENCY": str(cell.lanes), "TF_PORT": port, "GRPC_TIMEOUT": "120", "DRAIN_SECONDS": "0"}
+        workers = [stack.enter_context(bench.worker(**variables)) for _ in range(cell.processes)]
+        pids = {"worker": workers, "model server": [model], "S3": [s3], "Redis": [bench.server.pid]}
+        running = Pipeline(bench, channel, pids, cell.lanes * cell.processes)
+        stack.callback(bench.client.delete, QUEUE)
+        running.warm_up()
+        yield running
+
+
+def measured(bench: Bench, cell: Cell, s3: int) -> Row:
+    """Measure a cell."""
+    with pipeline(bench, cell, s3) as running:
+        runs, ended = zip(*(running.run() for _ in range(RUNS)), strict=True)
+        peak = running.peak_mb()
+    jobs = [fields for fields_of_run in ended for fields in fields_of_run]
+    nuclei = nuclei_in(bench, jobs[-1]["output_file_name"])
+    expected = NUCLEI_IN_512 * (cell.size / 512) ** 2
+    if not 0.5 * expected < nuclei < 1.5 * expected:
+        raise RuntimeError(f"{nuclei} nuclei in {cell.size} x {cell.size} pixels, {expected:.0f} were expected")
+    bench.client.flushall()
+    return Row(
+        cell,
+        jobs_per_s=statistics.median(run.jobs_per_s for run in runs),
+        cpu={name: statistics.median(run.cpu[name] for run in runs) for name in runs[0].cpu},
+        batches=statistics.median(run.batches for run in runs),
+        others=statistics.median(run.others for run in runs),
+        stages={field: statistics.median(float(fields[field]) for fields in jobs) for field in TIME_FIELDS.values()},
+        peak_mb=peak,
+        nuclei=nuclei,
+    )
+
+
+def nuclei_in(bench: Bench, key: str) -> int:
+    """Return how many nuclei a result has."""
+    path = Path(build_storage(Settings.from_environ(bench.environ)).download(key, bench.folder))
+    with zipfile.ZipFile(path) as archive:
+        (name,) = archive.namelist()
+        return int(tifffile.imread(io.BytesIO(archive.read(name))).max())
+
+
+@contextmanager
+def bucket() -> Iterator[tuple[Bench, int]]:
+    """Start Redis and the S3 server; give them, and the process id of the latter."""
+    with stage() as bench, server("s3.py", bench.folder) as (pid, port):
+        bench.environ.update(
+            STORAGE_BUCKET="s3://bench",
+            AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}",
+            AWS_REGION="us-east-1",
+            AWS_ACCESS_KEY_ID="any",
+            AWS_SECRET_ACCESS_KEY="any",  # noqa: S106 - nobody checks it
+            TF_HOST="127.0.0.1",
+            NUCLEAR_MODEL="NuclearSegmentation:1",
+            MAX_IMAGE_HEIGHT=str(max(SIZES)),
+            MAX_IMAGE_WIDTH=str(max(SIZES)),
+        )
+        yield bench, pid
+
+
+def deposited(bench: Bench, size: int) -> str:
+    """Put a simulated field into the bucket, and return its key."""
+    path = bench.folder / f"{size}.tif"
+    small = min(size, 2048)  # larger ones would take minutes to simulate
+    field = simulate((small, small), cells=Cells(count=80 * (small // 512) ** 2), seed=3).image
+    tifffile.imwrite(path, np.tile(field, (size // small, size // small)))
+    return build_storage(Settings.from_environ(bench.environ)).deposit(path).key
+
+
+def rows_of(cells: tuple[Cell, ...]) -> Iterator[Row]:
+    """Measure cells one after the other."""
+    with bucket() as (bench, s3):
+        images = {size: deposited(bench, size) for size in sorted({cell.size for cell in cells})}
+        for cell in cells:
+            yield measured(Bench(bench.server, bench.client, bench.environ, bench.folder, images[cell.size]), cell, s3)
+
+
+def main() -> None:
+    """Print the tables."""
+    cells = TELLING
+    for row in rows_of(cells):
+        print(row.told(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
