@@ -6,6 +6,7 @@ What comes out are the objects of `ImageFileConsumer.segment`, which does the sa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from redis_consumer.processing.views import VIEWS, extent
 from redis_consumer.results import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -54,7 +55,7 @@ class LargeLabels:
     """Label images in files."""
 
     planes: Sequence[Sequence[Plane]]
-    """One for each frame and feature."""
+    """By frame and feature."""
     count: int
     """Objects in all."""
     cut: int
@@ -83,46 +84,55 @@ class LargeImage:
 
         ValueError for what a step refuses.  RetryJob if the disk is full.
         """
-        frames = range(self._image.sizes[0])
-        made = [[self._segmented(frame, model, channels, recipe) for model, channels in parts] for frame in frames]
-        everything = [labels for of_frame in made for labels in of_frame]
-        planes = [[plane for labels in of_frame for plane in labels.planes[0]] for of_frame in made]
+        made = [list(self._segmented(model, channels, recipe)) for model, channels in parts]
+        planes = [[plane for labels in of_frame for plane in labels.planes[0]] for of_frame in zip(*made, strict=True)]
+        everything = [labels for of_part in made for labels in of_part]
         return LargeLabels(planes, sum(one.count for one in everything), sum(one.cut for one in everything))
 
-    def _segmented(self, frame: int, model: ModelId, channels: Sequence[int], recipe: Recipe) -> LargeLabels:
-        size = self._image.sizes[1:3]
-        planes = _zoomed([self._plane(frame, channel) for channel in channels], scaled_size(size, recipe.scale))
-        heads = self._predicted(model, [VIEWS[recipe.prepare](plane) for plane in planes], recipe.pad_mode)
-        targets = [self._canvas(planes[0].shape, np.int32) for _ in range(recipe.features)]
+    def _segmented(self, model: ModelId, channels: Sequence[int], recipe: Recipe) -> Iterator[LargeLabels]:
+        """Yield the labels of each frame.
+
+        All frames are one stream of tiles, so that a batch may hold tiles of several; labels are made of one frame
+        while the next ones are predicted.
+        """
+        frames, *size = self._image.sizes[:3]
+        height, width = scaled_size((size[0], size[1]), recipe.scale)
+        everywhere = slice(0, width)
+
+        @lru_cache(1)
+        def prepared(frame: int) -> Sequence[Plane]:
+            planes = _zoomed([self._plane(frame, channel) for channel in channels], (height, width))
+            return [VIEWS[recipe.prepare](plane) for plane in planes]
+
+        def read(frame: int, rows: slice) -> AnyArray:
+            return np.stack([plane[rows, everywhere] for plane in prepared(frame)], axis=-1)
+
+        heads: list[list[Canvas]] = []
+        with self._predicting(model) as predictor:
+            shape = frames, height, width, len(channels)
+            for frame, rows, values in predictor.rows(model, shape, read, pad_mode=recipe.pad_mode):
+                heads = heads or [[self._canvas((height, width), part.dtype) for _ in part[0, 0]] for part in values]
+                for head, part in zip(heads, values, strict=True):
+                    for channel, canvas in enumerate(head):
+                        canvas[rows, everywhere] = part[..., channel]
+                if rows.stop == height and frame < frames - 1:
+                    yield self._labelled(heads, recipe)
+        yield self._labelled(heads, recipe)
+        for canvas in (canvas for head in heads for canvas in head):
+            canvas.remove()
+
+    def _labelled(self, heads: Sequence[Sequence[Plane]], recipe: Recipe) -> LargeLabels:
+        """Return the labels of the frame whose outputs of the model these are: a plane for each of their channels."""
+        targets = [self._canvas(heads[0][0].shape, np.int32) for _ in range(recipe.features)]
 
         def label(place: Rectangle) -> npt.NDArray[np.integer]:
             outputs = [np.stack([plane[place] for plane in head], axis=-1)[np.newaxis] for head in heads]
             return np.asarray(recipe.finish(outputs)[0], np.int32)
 
         stitched = stitch(label, targets)
-        for canvas in (canvas for head in heads for canvas in head):
-            canvas.remove()
+        size = self._image.sizes[1:3]
         labels = [_unzoomed(target, size, single=recipe.features == 1) for target in targets]
         return LargeLabels([labels], sum(one.count for one in stitched), sum(one.cut for one in stitched))
-
-    def _predicted(self, model: ModelId, planes: Sequence[Plane], pad_mode: PadMode) -> list[list[Canvas]]:
-        """Return the model's outputs, a plane for each of their channels."""
-        height, width = planes[0].shape
-        everywhere = slice(0, width)
-        heads: list[list[Canvas]] = []
-
-        def read(_: int, rows: slice) -> AnyArray:
-            return np.stack([plane[rows, everywhere] for plane in planes], axis=-1)
-
-        with self._predicting(model) as predictor:
-            for _, rows, values in predictor.rows(model, (1, height, width, len(planes)), read, pad_mode=pad_mode):
-                heads = heads or [
-                    [self._canvas((height, width), part.dtype) for _ in range(part.shape[-1])] for part in values
-                ]
-                for head, part in zip(heads, values, strict=True):
-                    for channel, canvas in enumerate(head):
-                        canvas[rows, everywhere] = part[..., channel]
-        return heads
 
     def _plane(self, frame: int, channel: int) -> Canvas:
         if (frame, channel) not in self._planes:

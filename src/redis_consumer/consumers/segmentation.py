@@ -233,9 +233,10 @@ class SegmentationConsumer(ImageFileConsumer):
 
 
 def is_one_piece(image: ImageHeader, most: ImageLimits, scale: float) -> bool:
-    """Return whether an image and what it is zoomed to are no larger than one piece."""
-    _, height, width, _ = image.sizes
-    return height <= most.height and width <= most.width and height * width * scale**2 <= most.height * most.width
+    """Return whether an image, and all of its frames together as they are zoomed, are no larger than one piece."""
+    frames, height, width, _ = image.sizes
+    pixels = frames * height * width * scale**2
+    return height <= most.height and width <= most.width and pixels <= most.height * most.width
 
 
 def zoomed(image: Image, scale: float) -> Image:
