@@ -37,7 +37,6 @@ CASES = [
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("redis_consumer.images.blocks.BLOCK_VALUES", SMALL)
-    monkeypatch.setattr("redis_consumer.images.tiff_planes.BLOCK_VALUES", SMALL)
 
 
 def joined(image: OpenImage) -> np.ndarray[Any, Any]:

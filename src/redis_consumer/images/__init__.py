@@ -28,6 +28,7 @@ from redis_consumer.images.checks import (
     check_values,
     check_values_of,
 )
+from redis_consumer.images.ngff import open_ngff
 from redis_consumer.images.pictures import open_npy, open_npz, open_picture, pillow_image
 from redis_consumer.images.source import BinaryFile, Content, Source, readable
 from redis_consumer.images.tiff import open_tiff
@@ -39,8 +40,18 @@ if TYPE_CHECKING:
 
     from redis_consumer.arrays import AnyArray, Image
     from redis_consumer.images.blocks import Block
+    from redis_consumer.images.zarr import Objects
 
-__all__ = ["ImageFile", "ImageHeader", "ImageLimits", "OpenImage", "open_image", "read_image", "read_image_seed"]
+__all__ = [
+    "ImageFile",
+    "ImageHeader",
+    "ImageLimits",
+    "OpenImage",
+    "open_image",
+    "open_ome_zarr",
+    "read_image",
+    "read_image_seed",
+]
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SEED_CEILING = 2**28
@@ -211,6 +222,16 @@ def open_image(
         with readable(content.name):
             image = _checked(content.name, stack.enter_context(_opened(content)), axes, limits)
         yield image
+
+
+def open_ome_zarr(objects: Objects, *, name: str, axes: str = "", limits: ImageLimits | None = None) -> OpenImage:
+    """Return an OME-Zarr image (0.4, 0.5) whose metadata were read and checked, as `open_image` does it.
+
+    `objects` returns an object of the image's folder by its path in it, None where there is none; it is asked for the
+    chunks when they are needed.
+    """
+    with readable(name):
+        return _checked(name, open_ngff(name, objects), axes, limits)
 
 
 def _checked(name: str, source: Source, axes: str, limits: ImageLimits | None) -> OpenImage:

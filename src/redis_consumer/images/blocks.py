@@ -1,19 +1,21 @@
 """A plane in pieces: rows, columns and the values there.
 
 Together the blocks of a plane cover it, each pixel once, in the order of their first rows and then of their first
-columns.  A block has at most `BLOCK_VALUES` values or, if that is more, one row of the plane.  Knows no format.
+columns.  A block has at most `BLOCK_VALUES` values or, if that is more, one row of the plane or one of its tiles.
+Knows no format.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from redis_consumer.arrays import AnyArray
     from redis_consumer.images.source import BinaryFile
@@ -43,9 +45,9 @@ class Plane:
     columns: int
     """The axis of the columns."""
 
-    def index(self) -> tuple[int | slice, ...]:
-        """Return what an array is indexed with for the plane."""
-        return tuple(slice(None) if axis in (self.rows, self.columns) else i for axis, i in enumerate(self.at))
+    def within(self, at: tuple[int, ...]) -> tuple[int | slice, ...]:
+        """Return what an array with the same axes is indexed with for the plane of it at `at`."""
+        return tuple(slice(None) if axis in (self.rows, self.columns) else i for axis, i in enumerate(at))
 
     def steps(self, shape: tuple[int, ...]) -> Steps:
         """Return where the values of the plane stand in an array of `shape`, its last axis the fastest."""
@@ -85,6 +87,27 @@ def flat_blocks(file: BinaryFile, offset: int, dtype: np.dtype[np.generic], plan
         steps = (plane.row_step * dtype.itemsize, plane.column_step * dtype.itemsize)
         piece = np.lib.stride_tricks.as_strided(values, (rows, plane.width), steps)
         yield slice(top, top + rows), slice(0, plane.width), np.ascontiguousarray(piece)
+
+
+def tiled_blocks(
+    sizes: tuple[int, int], tile: tuple[int, int], depth: int, decoded: Callable[[slice, slice], AnyArray]
+) -> Iterator[Block]:
+    """Yield the blocks of a plane of tiles: as many of them each as make a good size.
+
+    `sizes` and `tile` are rows and columns; `depth` is how many values of a tile there are to one that is wanted.
+    `decoded` returns the values of a part of the plane that begins where a tile does and ends where one does, or
+    with the plane.
+    """
+    (height, width), (rows, columns) = sizes, tile
+    across = math.ceil(width / columns)
+    most = max(1, BLOCK_VALUES // (rows * columns * depth))
+    rows, columns = rows * max(1, most // across), columns * min(most, across)
+    for top, left in product(range(0, height, rows), range(0, width, columns)):
+        part = slice(top, min(top + rows, height)), slice(left, min(left + columns, width))
+        if columns >= width:
+            yield from cut(decoded(*part), top)
+        else:
+            yield *part, decoded(*part)
 
 
 def read_values(file: BinaryFile, offset: int, dtype: np.dtype[np.generic], count: int) -> AnyArray:

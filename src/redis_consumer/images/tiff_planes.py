@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from redis_consumer.errors import JobRejected
-from redis_consumer.images.blocks import BLOCK_VALUES, cut, flat_blocks
+from redis_consumer.images.blocks import flat_blocks, tiled_blocks
 from redis_consumer.images.embedded import DECLARED_PIXELS
 
 if TYPE_CHECKING:
@@ -78,18 +77,10 @@ def _place(series: Any, steps: Steps) -> _Place | None:
 
 
 def _segment_blocks(content: Content, place: _Place) -> Iterator[Block]:
-    """Yield the blocks of a plane that is stored in strips or tiles: as many of them each as make a good size."""
+    """Yield the blocks of a plane that is stored in strips or tiles."""
     _, _, length, width, together = place.page.shaped
-    rows, columns = _segment_sides(place.page.keyframe)
-    most = max(1, BLOCK_VALUES // (rows * columns * together))
-    across = math.ceil(width / columns)
-    rows, columns = rows * max(1, most // across), columns * min(most, across)
-    for top, left in product(range(0, length, rows), range(0, width, columns)):
-        part = slice(top, min(top + rows, length)), slice(left, min(left + columns, width))
-        if columns >= width:
-            yield from cut(_decoded(content, place, *part), top)
-        else:
-            yield *part, _decoded(content, place, *part)
+    sides = _segment_sides(place.page.keyframe)
+    return tiled_blocks((length, width), sides, together, lambda *part: _decoded(content, place, *part))
 
 
 def _segment_sides(page: Any) -> tuple[int, int]:
