@@ -21,7 +21,7 @@ from tests.corpus.tiffs import smooth, wrote
 
 from redis_consumer.archives import ArchiveLimits, iter_archive
 from redis_consumer.errors import JobRejected
-from redis_consumer.images import ImageLimits, read_image, read_image_seed
+from redis_consumer.images import ImageLimits, open_image, read_image, read_image_seed
 from redis_consumer.utils import load_track_file
 from redis_consumer.wire import messages, serving_pb2 as pb
 from redis_consumer.wire.framing import MalformedMessage
@@ -164,6 +164,24 @@ def test_images(folder: Path) -> None:
     def fuzz(content: bytes, chosen: list[Change], axes: str) -> None:
         path.write_bytes(changed(content, chosen))
         in_own_words(lambda: read_image(path, axes=axes, limits=LIMITS), JobRejected, folder)
+
+    with little_memory(MOST_MEGABYTES):
+        fuzz()
+
+
+def test_images_by_blocks(folder: Path) -> None:
+    path = folder / "image"
+
+    def read() -> None:
+        with open_image(path, limits=LIMITS) as image:
+            for frame, channel in np.ndindex(image.sizes[0], image.sizes[-1]):
+                assert all(values.size for _, _, values in image.blocks(frame, channel))
+
+    @fuzzed
+    @given(st.sampled_from(IMAGES), changes)
+    def fuzz(content: bytes, chosen: list[Change]) -> None:
+        path.write_bytes(changed(content, chosen))
+        in_own_words(read, JobRejected, folder)
 
     with little_memory(MOST_MEGABYTES):
         fuzz()
