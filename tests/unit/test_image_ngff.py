@@ -156,7 +156,7 @@ class TestHeader:
         assert set(folder.asked) <= {"zarr.json", ".zattrs", "0/zarr.json", "0/.zarray"}
         folder.asked.clear()
         list(image.blocks(0, 1))
-        assert folder.asked == ["0/1.0.0", "0/1.0.1", "0/1.1.0", "0/1.1.1"]
+        assert sorted(folder.asked) == ["0/1.0.0", "0/1.0.1", "0/1.1.0", "0/1.1.1"]
 
     def test_limits_are_held_against_it(self, tmp_path: Path) -> None:
         folder = write(tmp_path / "x", numbers(40, 50), "yx", chunks=(16, 16))

@@ -77,8 +77,8 @@ def input_of(work: Work, picture: ImageFile, seen: Seen) -> Input:
     return Input(
         key=fields_of(work.job)["input_file_name"],
         name=work.name,
-        sha256=digest(work.input),
-        bytes=work.input.stat().st_size,
+        sha256=digest(work.input) if work.input else "",
+        bytes=work.input.stat().st_size if work.input else 0,
         shape=picture.shape,
         dtype=str(picture.dtype),
         axes=picture.axes,

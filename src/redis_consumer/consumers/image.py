@@ -171,7 +171,7 @@ class ImageConsumer(TensorFlowServingConsumer):
         if not wanted:
             return {}
         frame_axis = "z" if "Z" in picture.axes else "t"
-        seen = Seen(picture.pixels, frame_axis, pixel_size_um(self.work.input))
+        seen = Seen(picture.pixels, frame_axis, pixel_size_um(self.work.input) if self.work.input else None)
         written = write_extras(result, seen, wanted, folder)
         if PROVENANCE in wanted:
             text = self._account.told(self, self.work, picture, seen, result).to_json()

@@ -10,17 +10,19 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from redis_consumer.archives import zip_files
-from redis_consumer.images import ImageFile, ImageHeader, ImageLimits, OpenImage, open_image
+from redis_consumer.images import ImageFile, ImageHeader, ImageLimits, OpenImage, open_image, open_ome_zarr
 from redis_consumer.images.axes import CHANNELS, FRAMES
 from redis_consumer.job import Status
 from redis_consumer.results import safe_name
+from redis_consumer.storage.folders import objects_below
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from redis_consumer.images.source import BinaryFile
     from redis_consumer.job import Job
     from redis_consumer.queues.base import FieldValue, JobQueue
     from redis_consumer.settings import Settings
@@ -40,6 +42,7 @@ PROGRESS_SECONDS = 1.0
 """`progress` is written at most this often: nobody polls faster."""
 LARGE_BYTES = 2**25
 """Larger files are read by ranges, where that is wanted; smaller ones at once."""
+ZARR = ".zarr"
 UPLOADS = 8
 """Under way at once for one job: a label image as OME-Zarr has an object for each chunk."""
 
@@ -54,8 +57,8 @@ class Work:
         self.folder = Path(folder)
         self.result = str(uuid.uuid4())
         """Names the archive, and the folder of what stands beside it."""
-        self.input = Path()
-        """The image as downloaded."""
+        self.input: Path | None = None
+        """The image as downloaded; None where it was not: it is no file (OME-Zarr), or was read by ranges."""
         self.started_at = dt.datetime.now(dt.UTC)
         self.parameters: dict[str, object] = {}
         """What the analysis uses, defaults filled in: it tells them as it goes, for the provenance."""
@@ -109,17 +112,21 @@ class Work:
     def open(self, limits: ImageLimits, *, by_ranges: bool = False) -> Iterator[OpenImage]:
         """Give the job's image, its header checked, before its pixels are read: while the context lasts.
 
-        It is downloaded first; with `by_ranges` a large one is not, and what is not read does not travel.
+        It is downloaded first; with `by_ranges` a large one is not, and what is not read does not travel.  An OME-Zarr
+        image is read chunk by chunk either way.
         """
-        axes = self.job.get("dimension_order")
+        axes, key, name = self.job.get("dimension_order"), self.job.require("input_file_name"), self._shown()
         with ExitStack() as stack:
-            file: Path | BinaryIO
+            if is_zarr(key):
+                yield open_ome_zarr(objects_below(self._storage, key), name=name, axes=axes, limits=limits)
+                return
+            file: Path | BinaryFile
             if by_ranges:
-                ranges = stack.enter_context(self._storage.open(self.job.require("input_file_name")))
-                file = io.BytesIO(ranges.read()) if ranges.size <= LARGE_BYTES else io.BufferedReader(ranges)
+                ranges = stack.enter_context(self._storage.open(key))
+                file = io.BytesIO(ranges.read()) if ranges.size <= LARGE_BYTES else ranges
             else:
                 file = self.fetch()
-            yield stack.enter_context(open_image(file, axes=axes, limits=limits, name=self._shown()))
+            yield stack.enter_context(open_image(file, axes=axes, limits=limits, name=name))
 
     def load(self, settings: Settings) -> ImageFile:
         """Download and read the job's image; what it was taken for is written with the stage that begins."""
@@ -185,6 +192,12 @@ class Work:
         self._seconds[self._stage] = spent
         self._since = now
         return {TIME_FIELDS[self._stage]: round(spent, 6)}
+
+
+def is_zarr(key: str) -> bool:
+    """Return whether an input is an OME-Zarr image by its name: the folder ``x.zarr``, or a folder in it."""
+    path = PurePosixPath(key.lower())
+    return path.suffix == ZARR or (not path.suffix and any(part.endswith(ZARR) for part in path.parts))
 
 
 def image_limits(settings: Settings) -> ImageLimits:

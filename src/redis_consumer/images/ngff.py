@@ -6,6 +6,7 @@ An image is a folder of objects, not a file.  Knows no buckets, and of Zarr only
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from redis_consumer.images.blocks import Block, Plane
     from redis_consumer.images.zarr import Objects, ZarrArray
 
+REQUESTS = 8
+"""Under way at once for the chunks of one block."""
 KNOWN_AXES = frozenset("TCZYX")
 SEVERAL = "bioformats2raw.layout"
 """The attribute of a folder with several images, each in a folder of its own."""
@@ -90,14 +93,19 @@ def _blocks(objects: Objects, array: ZarrArray, plane: Plane) -> Iterator[Block]
     inside = tuple(index % chunk for index, chunk in zip(plane.at, array.chunks, strict=True))
     cut_through = plane.within(inside)
 
+    def chunk_at(corner: tuple[int, int]) -> AnyArray | None:
+        place = [index // chunk for index, chunk in zip(plane.at, array.chunks, strict=True)]
+        place[plane.rows], place[plane.columns] = corner[0] // high, corner[1] // wide
+        chunk = array.chunk(objects, place)
+        return None if chunk is None else chunk[cut_through]
+
     def decoded(rows: slice, columns: slice) -> AnyArray:
         values = array.filled(rows.stop - rows.start, columns.stop - columns.start)
-        place = [index // chunk for index, chunk in zip(plane.at, array.chunks, strict=True)]
-        for top, left in product(range(rows.start, rows.stop, high), range(columns.start, columns.stop, wide)):
-            place[plane.rows], place[plane.columns] = top // high, left // wide
-            chunk = array.chunk(objects, place)
-            y, x = top - rows.start, left - columns.start
-            _put(values[y : y + high, x : x + wide], None if chunk is None else chunk[cut_through])
+        corners = list(product(range(rows.start, rows.stop, high), range(columns.start, columns.stop, wide)))
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            for (top, left), chunk in zip(corners, pool.map(chunk_at, corners), strict=True):
+                y, x = top - rows.start, left - columns.start
+                _put(values[y : y + high, x : x + wide], chunk)
         return values
 
     depth = math.prod(array.chunks) // (high * wide)

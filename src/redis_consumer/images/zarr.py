@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Objects = Callable[[str, int], bytes | None]
 """Returns an object by its path below a folder, None where there is none.
 
-JobRejected where it has more than so many bytes.
+JobRejected where it has more than so many bytes.  Called by several threads.
 """
 MOST_JSON_BYTES = 2**22
 MOST_SPARE = 2**24

@@ -41,7 +41,7 @@ class Input:
     name: str
     """The user's own."""
     sha256: str
-    """Of the file as downloaded."""
+    """Of the file as downloaded; empty, and no `bytes`, for an OME-Zarr image, which is no file."""
     bytes: int
     shape: tuple[int, ...]
     """In the file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -18,13 +19,13 @@ from redis_consumer.consumers import ImageConsumer, Predict, SegmentationConsume
 from redis_consumer.errors import StorageUnavailable
 from redis_consumer.job import Job, ModelId
 from redis_consumer.results.extras import FILES
+from redis_consumer.results.ngff import write_labels_zarr
 from redis_consumer.settings import Settings
 from redis_consumer.settings.schema import ExtraOutput
 from redis_consumer.worker import work_off
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from tests.unit.consumers.lab import Lab, Result
 
@@ -62,6 +63,20 @@ def extras_of(lab: Lab, result: Result) -> dict[str, Path]:
 def provenance(lab: Lab, result: Result) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(extras_of(lab, result)["provenance"].read_text("utf-8"))
     return told
+
+
+def test_an_ome_zarr_image_is_no_file_and_has_a_result_all_the_same(lab: Lab) -> None:
+    cells = checkers((20, 30)).astype(np.int64)
+    write_labels_zarr(Labels(cells[np.newaxis, ..., np.newaxis]), lab.folder / "bucket/uploads/x.zarr")
+    job = lab.claim(input_file_name="uploads/x.zarr/feature_0", original_name="x.zarr")
+    work_off(lab.queue, lab.equipped(bright).handle, job)
+    made = lab.broker.jobs[job.key]
+    (labels,) = lab.files(made).values()
+    np.testing.assert_array_equal(labels.squeeze().astype(bool), cells > 100)
+    came = json.loads(Path(lab.folder, "bucket", json.loads(made["extra_outputs"])["provenance"]).read_text("utf-8"))[
+        "input"
+    ]
+    assert (came["sha256"], came["bytes"], came["shape"], came["axes"]) == ("", 0, [20, 30], "YX")
 
 
 def test_nothing_more_is_stored_unless_it_is_asked_for(lab: Lab) -> None:

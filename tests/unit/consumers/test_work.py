@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from redis_consumer.arrays import Labels
 from redis_consumer.consumers import work as work_module
-from redis_consumer.consumers.work import Work
+from redis_consumer.consumers.work import Work, is_zarr
 from redis_consumer.errors import JobRejected, LeaseLost, ObjectNotFound
 from redis_consumer.images import ImageLimits
 from redis_consumer.job import Status
 from redis_consumer.queues.base import Place
+from redis_consumer.results.ngff import write_labels_zarr
 from redis_consumer.settings import Settings
 
 if TYPE_CHECKING:
@@ -158,6 +160,19 @@ class TestOpen:
         assert files[0].fetched < pages.nbytes / 2
 
     @pytest.mark.parametrize("by_ranges", [False, True])
+    @pytest.mark.parametrize("slash", ["", "/"])
+    def test_an_ome_zarr_is_a_folder_of_objects(self, lab: Lab, slash: str, *, by_ranges: bool) -> None:
+        array = np.arange(4 * 6).reshape(1, 4, 6, 1)
+        write_labels_zarr(Labels(array), lab.folder / "bucket/uploads/x.ome.zarr")
+        work = bench(lab, input_file_name=f"uploads/x.ome.zarr/feature_0{slash}", dimension_order="XYB")
+        with work.open(ImageLimits(), by_ranges=by_ranges) as opened:
+            np.testing.assert_array_equal(opened.read().stored, array)
+        assert work.input is None
+        missing = bench(lab, input_file_name="uploads/missing.zarr")
+        with pytest.raises(JobRejected, match=r"'missing\.zarr' cannot be read: it is no OME-Zarr"):
+            missing.load(Settings())
+
+    @pytest.mark.parametrize("by_ranges", [False, True])
     def test_errors_name_the_image_as_the_user_knows_it(self, lab: Lab, *, by_ranges: bool) -> None:
         work = bench(lab, input_file_name=lab.put(b"no image", "a.tif"), original_name="my/cells.tif")
         with pytest.raises(JobRejected, match=r"'cells\.tif'"), work.open(ImageLimits(), by_ranges=by_ranges):
@@ -209,3 +224,20 @@ def test_errors_name_the_image_as_the_user_knows_it(lab: Lab, original: str) -> 
     work = bench(lab, input_file_name=lab.put(b"no image", "5f0c.tif"), original_name=original)
     with pytest.raises(JobRejected, match=r"^The image 'my cells\.tif' cannot be read"):
         work.load(Settings.from_environ({}))
+
+
+@pytest.mark.parametrize(
+    ("key", "zarr"),
+    [
+        ("uploads/x.zarr", True),
+        ("uploads/x.ome.zarr/", True),
+        ("uploads/x.ZARR/0", True),
+        ("https://example.org/bucket/uploads/x.zarr/labels/cells", True),
+        ("uploads/x.zarr.zip", False),
+        ("uploads/x.zarr/picture.png", False),
+        ("uploads/zarr", False),
+        (".", False),
+    ],
+)
+def test_what_is_an_ome_zarr_by_its_name(key: str, *, zarr: bool) -> None:
+    assert is_zarr(key) is zarr
