@@ -13,7 +13,7 @@ import scipy  # loads its parts at their first use
 
 from redis_consumer.processing.checks import require_finite
 from redis_consumer.processing.flooding import flood
-from redis_consumer.processing.labels import compact, erode, fill_holes, remove_small
+from redis_consumer.processing.labels import compact, erode, fill_holes, label_points, remove_small
 from redis_consumer.processing.maxima import h_maxima, peaks
 
 if TYPE_CHECKING:
@@ -150,6 +150,4 @@ def _flood(heights: Floats, seeds: Mask, mask: Mask, *, corners: bool = True) ->
 
     Seeds that touch, with `corners` even at a corner, are one.
     """
-    neighbours = scipy.ndimage.generate_binary_structure(seeds.ndim, seeds.ndim if corners else 1)
-    markers, _ = scipy.ndimage.label(seeds, neighbours)
-    return flood(heights, markers, mask)
+    return flood(heights, label_points(seeds, corners=corners), mask)
