@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -32,27 +33,31 @@ class Scripts:
         `confirm` also waits for the replicas that were asked for: too few are no reply.
         """
         packed_keys, packed_args = [packed(key) for key in keys], [packed(arg) for arg in args]
+        command = _digest(name), len(packed_keys), *packed_keys, *packed_args
+        replicas = self._wait_replicas if confirm else 0
         with self._client.translated() as master:
-            script = master.register_script(_text(name))
-            if not (confirm and self._wait_replicas):
-                return script(packed_keys, packed_args)
-            command = script.sha, len(packed_keys), *packed_keys, *packed_args
             try:
-                reply, confirmed = self._waited(master, command)
+                reply, confirmed = _run(master, command, replicas)
             except NoScriptError:
                 master.script_load(_text(name))
-                reply, confirmed = self._waited(master, command)
-        if confirmed < self._wait_replicas:
-            raise QueueUnavailable(f"{name}: {confirmed} of {self._wait_replicas} replicas confirmed it in time")
+                reply, confirmed = _run(master, command, replicas)
+        if confirmed < replicas:
+            raise QueueUnavailable(f"{name}: {confirmed} of {replicas} replicas confirmed it in time")
         return reply
 
-    def _waited(self, master: Any, command: tuple[Any, ...]) -> tuple[Any, int]:
-        """Run a script that the server knows, and WAIT.  A `Script` in a pipeline asks first whether it does."""
-        with master.pipeline(transaction=False) as pipe:  # WAIT is about the writes of its own connection
-            pipe.evalsha(*command)
-            pipe.wait(self._wait_replicas, WAIT_MILLISECONDS)
-            reply, confirmed = pipe.execute()
-        return reply, confirmed
+
+def _run(master: Any, command: tuple[Any, ...], replicas: int) -> tuple[Any, int]:
+    """Run a script that the server knows, and WAIT for so many replicas; return its reply, and how many confirmed.
+
+    redis-py's `Script` computes the hash of its text at every call, and in a pipeline asks first whether it is known.
+    """
+    if not replicas:
+        return master.evalsha(*command), 0
+    with master.pipeline(transaction=False) as pipe:  # WAIT is about the writes of its own connection
+        pipe.evalsha(*command)
+        pipe.wait(replicas, WAIT_MILLISECONDS)
+        reply, confirmed = pipe.execute()
+    return reply, confirmed
 
 
 def packed(value: object) -> bytes:
@@ -67,6 +72,11 @@ def packed(value: object) -> bytes:
 def pairs(flat: list[str]) -> dict[str, str]:
     """Return the fields of a hash as a script returns it."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+@cache
+def _digest(name: str) -> str:
+    return hashlib.sha1(_text(name).encode(), usedforsecurity=False).hexdigest()
 
 
 @cache

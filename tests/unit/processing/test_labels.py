@@ -17,7 +17,8 @@ small_labels = arrays(np.int32, st.tuples(st.integers(1, 12), st.integers(1, 12)
 
 def few_points(seed: int, rank: int) -> npt.NDArray[np.bool_]:
     rng = np.random.default_rng(seed)
-    return rng.random(rng.integers(1, 15, rank)) < rng.choice([0, 0.01, 0.05, 0.2, 0.9])
+    points: npt.NDArray[np.bool_] = rng.random(rng.integers(1, 15, rank)) < rng.choice([0, 0.01, 0.05, 0.2, 0.9])
+    return points
 
 
 def picture(text: str) -> LabelImage:
