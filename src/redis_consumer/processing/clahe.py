@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -110,11 +111,7 @@ class Histograms:
         flat, out = self._counts.reshape(-1, BINS), tables.reshape(-1, BINS)
         for some in (slice(first, first + _TABLES) for first in range(0, len(flat), _TABLES)):
             out[some] = _levels(_clipped(flat[some].astype(np.int64), limit), pixels)
-        seen = self._counts > 0
-        darkest, brightest = seen.argmax(axis=-1), BINS - 1 - seen[..., ::-1].argmax(axis=-1)
-        # Less 1: the weighted sum of equal levels may be rounded to less than these before it is cut down.
-        bounds = _around(tables, darkest).min(axis=0) - 1, _around(tables, brightest).max(axis=0)
-        return Equalizer(self._rows, self._columns, self._grey, tables, *bounds)
+        return Equalizer(self._rows, self._columns, self._grey, tables, self._counts > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +123,8 @@ class Equalizer:
     _grey: _Grey
     _tables: Floats
     """For each region the level of each bin."""
-    _least: Floats
-    _most: Floats
-    """For each region what the levels of its pixels do not go below, or above."""
+    _seen: npt.NDArray[np.bool_]
+    """For each region whether it has a pixel of each bin."""
 
     def span(self, blocks: Iterable[Block], read: Callable[[slice, slice], Plane]) -> Span:
         """Return the span of the plane, of which `blocks` are all parts.
@@ -148,7 +144,15 @@ class Equalizer:
     def bounds(self, rows: slice, columns: slice) -> Span:
         """Return between what the levels of a block are, as far as the tables tell."""
         part = self._rows.covered(rows), self._columns.covered(columns)
-        return Span(float(self._least[part].min()), float(self._most[part].max()))
+        least, most = self._bounds
+        return Span(float(least[part].min()), float(most[part].max()))
+
+    @cached_property
+    def _bounds(self) -> tuple[Floats, Floats]:
+        """For each region what the levels of its pixels do not go below, and not above."""
+        darkest, brightest = self._seen.argmax(axis=-1), BINS - 1 - self._seen[..., ::-1].argmax(axis=-1)
+        # Less 1: the weighted sum of equal levels may be rounded to less than these before it is cut down.
+        return _around(self._tables, darkest).min(axis=0) - 1, _around(self._tables, brightest).max(axis=0)
 
     def apply(self, rows: slice, columns: slice, values: Plane, span: Span) -> Floats:
         """Return a block equalized, float32; `span` is that of the whole plane."""

@@ -60,7 +60,7 @@ def _at_once(levels: Heights, markers: Ids, mask: Mask) -> LabelImage:
 
 def _by_piece(heights: Heights, markers: Ids, pieces: Ids, owners: LabelImage) -> LabelImage:
     """Flood every piece that has several seeds."""
-    basins: LabelImage = np.maximum(owners, 0)[pieces]
+    basins: LabelImage = np.maximum(owners, 0).take(pieces)
     boxes = scipy.ndimage.find_objects(pieces)
     for piece in np.flatnonzero(owners == _CONTESTED).tolist():
         box = boxes[piece - 1]

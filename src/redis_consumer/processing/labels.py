@@ -34,6 +34,38 @@ def erode(labels: LabelImage, width: int) -> LabelImage:
     return result
 
 
+def label_points(points: npt.NDArray[np.bool_], *, corners: bool) -> LabelImage:
+    """Return labels of the connected pieces of a mask of few pixels, with `corners` across corners too.  Any rank."""
+    places = np.flatnonzero(points)
+    result = np.zeros(points.shape, np.int32)
+    result.flat[places] = label_places(places, points.shape, corners=corners)
+    return result
+
+
+def label_places(places: npt.NDArray[np.intp], shape: tuple[int, ...], *, corners: bool = True) -> LabelImage:
+    """Return the label of each of `places`, ascending in a flat image of `shape`, as `label_points` has it.
+
+    Most often no two of them touch, which is seen without an image.
+    """
+    neighbours = scipy.ndimage.generate_binary_structure(len(shape), len(shape) if corners else 1)
+    steps = np.argwhere(neighbours) - 1
+    strides = np.append(np.cumprod(shape[:0:-1])[::-1], 1)
+    ahead = [step for step in (steps @ strides).tolist() if step > 0]
+    # Steps across the border lead to the next row: then labelling decides.
+    if not any(_share(places, places + step) for step in ahead):
+        return np.arange(1, places.size + 1, dtype=np.int32)
+    image = np.zeros(shape, bool)
+    image.flat[places] = True
+    labels = np.empty(shape, np.int32)
+    scipy.ndimage.label(image, neighbours, output=labels)
+    return labels.flat[places]
+
+
+def _share(places: npt.NDArray[np.intp], others: npt.NDArray[np.intp]) -> bool:
+    """Return whether two ascending arrays have a value in common."""
+    return bool((places.take(np.searchsorted(places, others), mode="clip") == others).any()) if places.size else False
+
+
 def remove_small(labels: npt.NDArray[np.integer], min_size: int) -> LabelImage:
     """Return `labels` without objects of fewer than `min_size` pixels; ids stay.  Any rank.
 
@@ -47,10 +79,11 @@ def remove_small(labels: npt.NDArray[np.integer], min_size: int) -> LabelImage:
 
 
 def compact(labels: LabelImage) -> LabelImage:
-    """Return `labels` with ids 1 to n, in the order of the old ones.  Any rank."""
+    """Return `labels` with ids 1 to n, in the order of the old ones; where they are that already, itself.  Any rank."""
     present = np.bincount(labels.ravel(), minlength=1) > 0
     present[0] = False
-    return np.cumsum(present, dtype=np.int32)[labels] * (labels > 0)
+    ids = np.cumsum(present, dtype=np.int32)
+    return labels if ids[-1] == ids.size - 1 else ids.take(labels)
 
 
 def fill_holes(labels: LabelImage, size: int) -> LabelImage:

@@ -10,7 +10,11 @@ import numpy as np
 import scipy  # both load their parts at their first use
 import skimage as ski
 
+from redis_consumer.processing.labels import label_places
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
     Floats = npt.NDArray[Any]  # float32 or float64
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 _CHUNK = 1024  # how many a flood expands at a time: bounds its memory, and lets it end early
 _FLOOD = 5000  # what a flood costs beyond those
 _AT_ONCE = 4096  # peaks whose rings are looked at together: bounds memory
+_STRIP = 2**15  # worked on at a time: what fits into the processor's cache
 _LEAST_SPAN = 8  # how wide a top may be, beyond the radius, to be recognised without a flood
 
 
@@ -78,25 +83,75 @@ def _by_floods(values: Floats, h: Any, radius: int, margin: int) -> Mask | None:
 
     None where the map has so many candidates that reconstruction is the faster way.
     """
-    # What follows compares differences with `h`, never values with differences: so the rounding is that of the
-    # definition, where `value - reconstruction >= h` decides.
-    lowered = values - h - 2 * np.finfo(values.dtype).resolution * np.abs(values)
-    tall = values - values.min() >= h
-    # From the others all of the map is within reach: one comparison is enough.
-    found: Mask = ~tall & (values - lowered.max() >= h)
-    half = isqrt(radius * radius // 2)  # of the largest square in the disk, whose filter is separable
-    candidates: Mask = tall & (values - scipy.ndimage.maximum_filter(lowered, 2 * half + 1) >= h)
-    disk, ring, rest = _steps(radius, half, values.shape[1])
+    lowered = np.empty_like(values)
+    for rows in _strips(values.shape):
+        lowered[rows] = _lowered(values[rows], h)
+    found, places = _candidates(values, lowered, h, isqrt(radius * radius // 2))
+    disk, ring, rest = _steps(radius, isqrt(radius * radius // 2), values.shape[1])
     rings = _rings(margin, values.shape[1])
     budget = values.size * (disk.size + 80) // 5
     relief = _Relief(values.ravel(), lowered.ravel(), h, radius, disk, ring, rings, budget)
-    places = relief.without_higher(np.flatnonzero(candidates), rest)
+    places = relief.without_higher(places, rest)
     if places.size:
         standing = relief.standing(places, values.shape)
         if standing is None:
             return None
         found.flat[places] = standing
     return found
+
+
+def _lowered(values: Floats, h: Any) -> Floats:
+    """Return `values` less `h` and an allowance for rounding.
+
+    All comparisons here are of differences with `h`, never of values with differences: so the rounding is that of the
+    definition, where `value - reconstruction >= h` decides.
+    """
+    lowered: Floats = values - h
+    allowance = np.abs(values)
+    allowance *= 2 * np.finfo(values.dtype).resolution
+    lowered -= allowance
+    return lowered
+
+
+def _candidates(values: Floats, lowered: Floats, h: Any, half: int) -> tuple[Mask, Indices]:
+    """Return which pixels are h-maxima in any case, and the flat places of those that may be.
+
+    The latter are the highest within `half` rows and columns, the largest square in the disk: its filter is separable.
+    """
+    lowest, highest = values.min(), lowered.max()
+    found = np.zeros(values.shape, bool)
+    candidates = np.zeros(values.shape, bool)
+    for rows in _strips(values.shape):
+        strip = values[rows]
+        tall = strip - lowest >= h
+        # From the others all of the map is within reach: one comparison is enough.
+        found[rows] = ~tall & (strip - highest >= h)
+        candidates[rows] = tall
+    for rows in _strips(values.shape, start=half, stop=values.shape[0] - half):
+        around = _running_max(lowered[rows.start - half : rows.stop + half], half)
+        part = np.s_[rows, half:-half]
+        candidates[part] &= values[part] - around >= h
+    return found, np.flatnonzero(candidates)
+
+
+def _strips(shape: tuple[int, ...], *, start: int = 0, stop: int | None = None) -> Iterator[slice]:
+    """Give the rows of a map from `start` to `stop` few at a time: the arrays made of them stay in the cache."""
+    stop = shape[0] if stop is None else stop
+    rows = max(_STRIP // shape[1], 1)
+    return (slice(first, min(first + rows, stop)) for first in range(start, stop, rows))
+
+
+def _running_max(values: Floats, half: int) -> Floats:
+    """Return the highest value within `half` rows and columns, of each pixel that is as far from the border."""
+    for transposed in (True, False):  # along the rows comes last: it is the faster one, and has less to do then
+        lines = values if transposed else values.T
+        reach = 1
+        while reach < 2 * half + 1:
+            step = min(reach, 2 * half + 1 - reach)
+            lines = np.maximum(lines[:-step], lines[step:])
+            reach += step
+        values = lines if transposed else lines.T
+    return values
 
 
 def _steps(radius: int, half: int, width: int) -> tuple[Indices, Indices, Indices]:
@@ -138,11 +193,8 @@ class _Relief:
 
     def standing(self, places: Indices, shape: tuple[int, ...]) -> Mask | None:
         """Return for each of `places`, highest in their disks, whether it is an h-maximum; None without budget."""
-        candidates = np.zeros(shape, bool)
-        candidates.flat[places] = True
-        plateaus, count = scipy.ndimage.label(candidates, np.ones((3, 3)))
-        plateau, value = plateaus.flat[places], self.values[places]
-        low, high, _, _ = scipy.ndimage.extrema(value, plateau, np.arange(1, count + 1))
+        plateau, value = label_places(places, shape), self.values[places]
+        low, high, _, _ = scipy.ndimage.extrema(value, plateau, np.arange(1, plateau.max() + 1))
         if (np.subtract(high, low) >= self.h).any():
             return None
         # On a plateau so flat all of one height reach each other: one flood for them.  Complex numbers sort as pairs.

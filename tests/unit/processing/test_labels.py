@@ -2,15 +2,23 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pytest
+import scipy
 import skimage as ski
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from redis_consumer.processing.labels import _euler_numbers, compact, erode, fill_holes, remove_small
+from redis_consumer.processing.labels import _euler_numbers, compact, erode, fill_holes, label_points, remove_small
 
 LabelImage = npt.NDArray[np.int32]
 
 small_labels = arrays(np.int32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 4))
+
+
+def few_points(seed: int, rank: int) -> npt.NDArray[np.bool_]:
+    rng = np.random.default_rng(seed)
+    points: npt.NDArray[np.bool_] = rng.random(rng.integers(1, 15, rank)) < rng.choice([0, 0.01, 0.05, 0.2, 0.9])
+    return points
 
 
 def picture(text: str) -> LabelImage:
@@ -32,6 +40,16 @@ def test_erosion_is_that_of_the_inner_boundaries(labels: LabelImage) -> None:
 def test_an_object_of_the_least_size_stays() -> None:
     labels = picture("1102 1003 0303")
     np.testing.assert_array_equal(remove_small(labels, 3), picture("1100 1003 0303"))
+
+
+@pytest.mark.parametrize("corners", [True, False])
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rank=st.integers(1, 3))
+def test_points_are_labelled_as_any_mask_is(corners: bool, seed: int, rank: int) -> None:  # noqa: FBT001 - a parameter
+    points = few_points(seed, rank)
+    structure = scipy.ndimage.generate_binary_structure(rank, rank if corners else 1)
+    expected, _ = scipy.ndimage.label(points, structure)
+    np.testing.assert_array_equal(label_points(points, corners=corners), expected)
 
 
 @given(small_labels)
