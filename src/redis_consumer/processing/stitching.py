@@ -16,7 +16,7 @@ import numpy as np
 from redis_consumer.processing.planes import SIDE, blocks, grown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -79,17 +79,20 @@ class _View:
     def __init__(self, labels: Ids, outer: Rectangle, core: Rectangle, shape: tuple[int, ...]) -> None:
         self.labels = labels
         self.outer = outer
+        self.sizes = np.bincount(labels.ravel(), minlength=1)
         rows, columns = (
             slice(inner.start - around.start, inner.stop - around.start)
             for around, inner in zip(outer, core, strict=True)
         )
-        self.sizes = np.bincount(labels.ravel(), minlength=1)
-        inside, at_the_end = self._marked(labels[rows, columns]), self._at_the_end(shape)
-        middles = _middles(labels, self.sizes)[grown((rows, columns), NEAR, labels.shape)]
+        near = grown((rows, columns), NEAR, labels.shape)
+        inside, beyond = self._marked(labels[rows, columns]), self._marked(*_around(labels, (rows, columns)))
+        at_the_end = self._marked(*self._ends(shape))
         self.cut = inside & at_the_end
         """For each id, whether it has a pixel in the core and reaches the end of the halo, and perhaps beyond."""
-        self.own = self._marked(middles) & (inside | ~at_the_end)
+        self.own = inside & ~beyond
         """Whether its middle lies in the core."""
+        doubtful = self._marked(labels[near]) & beyond & (inside | ~at_the_end)
+        self.own[_with_middle_in(near, labels, doubtful)] = True
 
     def write(self, target: WritablePlane, result: Stitched) -> None:
         """Write the block's own objects, those that are not there yet."""
@@ -103,42 +106,43 @@ class _View:
         result.count += int(np.count_nonzero(new))
         result.cut += int(np.count_nonzero(self.cut & new))
 
-    def _marked(self, ids: Ids) -> Mask:
-        """Return for each id whether it is among `ids`."""
+    def _marked(self, *parts: Ids) -> Mask:
+        """Return for each id whether it is in one of `parts`."""
         marked = np.zeros(self.sizes.size, bool)
-        marked[ids] = True
+        for ids in parts:
+            marked[ids] = True
         marked[0] = False
         return marked
 
-    def _at_the_end(self, shape: tuple[int, ...]) -> Mask:
-        ends = [self.labels[:0]]
+    def _ends(self, shape: tuple[int, ...]) -> Iterator[Ids]:
+        """Yield the lines where the view ends, but not the plane."""
         for axis, (around, size) in enumerate(zip(self.outer, shape, strict=True)):
             lines = np.moveaxis(self.labels, axis, 0)
-            ends += [lines[:1]] if around.start > 0 else []
-            ends += [lines[-1:]] if around.stop < size else []
-        return self._marked(np.concatenate([end.ravel() for end in ends]))
+            if around.start > 0:
+                yield lines[0]
+            if around.stop < size:
+                yield lines[-1]
 
 
-def _middles(labels: Ids, sizes: npt.NDArray[np.intp]) -> Ids:
-    """Return `labels` (Y, X) with one pixel of each object alone: in the row of its centroid the one nearest to it.
+def _around(labels: Ids, place: Rectangle) -> list[Ids]:
+    """Return what of `labels` lies around a rectangle."""
+    rows, columns = place
+    return [labels[: rows.start], labels[rows.stop :], labels[rows, : columns.start], labels[rows, columns.stop :]]
 
-    A pixel of its own, so that a block which has it in view has the object in view.  An object in pieces may have none
-    in that row: of such, all pixels.
+
+def _with_middle_in(place: Rectangle, labels: Ids, chosen: Mask) -> Ids:
+    """Return which of the `chosen` ids have their middle in a rectangle of `labels` (Y, X).
+
+    It is a pixel of the object, so that a block which has it in view has the object in view: in the row of the centroid
+    the one nearest to it.  An object in pieces may have none in that row: then any row will do.
     """
-    rows, columns = (_mean_index(labels, axis, sizes) for axis in (0, 1))
-    y, x = np.nonzero((np.round(rows)[labels] == np.arange(len(labels))[:, None]) & (labels > 0))
-    order = np.lexsort((abs(x - columns[labels[y, x]]), labels[y, x]))
-    ids, first = np.unique(labels[y, x][order], return_index=True)
+    y, x = np.nonzero(chosen[labels])
+    ids = labels[y, x]
+    sizes = np.maximum(np.bincount(ids, minlength=chosen.size), 1)
+    centre_y, centre_x = (np.bincount(ids, where, minlength=chosen.size) / sizes for where in (y, x))
+    order = np.lexsort((abs(x - centre_x[ids]), y != np.round(centre_y[ids]), ids))
+    ids, first = np.unique(ids[order], return_index=True)
     y, x = y[order][first], x[order][first]
-    everywhere = np.ones(sizes.size, bool)
-    everywhere[ids] = False
-    middles = np.where(everywhere[labels], labels, 0)
-    middles[y, x] = ids
-    return middles
-
-
-def _mean_index(labels: Ids, axis: int, sizes: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-    """Return for each id the mean index of its pixels along an axis."""
-    indices = np.arange(labels.shape[axis], dtype=np.float64).reshape((-1, 1) if axis == 0 else (1, -1))
-    total = np.bincount(labels.ravel(), np.broadcast_to(indices, labels.shape).ravel(), minlength=sizes.size)
-    return total / np.maximum(sizes, 1)
+    rows, columns = place
+    found: Ids = ids[(y >= rows.start) & (y < rows.stop) & (x >= columns.start) & (x < columns.stop)]
+    return found
