@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse  # noqa: TC003 - a script, no cycles to avoid
 import json
 import os
 import platform
@@ -12,8 +13,6 @@ from pathlib import Path
 
 from redis_consumer.testing.servers import find_redis
 
-VARIABLE = "BENCH_FIGURES"
-"""Names the file that `keep` writes to; `run.py` sets it for each part."""
 PACKAGES = ("numpy", "scipy", "scikit-image", "grpcio", "protobuf", "obstore", "redis", "imagecodecs", "tifffile")
 
 
@@ -27,31 +26,29 @@ def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]], note
     print(f"\n{note or machine()}", flush=True)
 
 
-def keep(**figures: object) -> None:
-    """Have figures stand in results/bench.json under these names; a part that runs alone only prints."""
-    if path := os.environ.get(VARIABLE):
-        merge(Path(path), figures)
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the options of a part: its own, and those that every part with figures takes."""
+    parser.add_argument("--full", action="store_true", help="measure everything, not only what tells most")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, as results/bench.json has them")
+    return parser.parse_args()
 
 
-def merge(path: Path, figures: dict[str, object]) -> None:
-    """Put figures into a file of figures; what it has under other names stays."""
-    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    path.write_text(written({**known, **figures}), "utf-8")
+def hand_over(figures: dict[str, object], path: Path | None) -> None:
+    """Write the figures where `--json` wants them, if it does."""
+    if path:
+        path.write_text(written(figures), "utf-8")
 
 
 def written(figures: dict[str, object]) -> str:
     """Return JSON with a line for each figure, and for each row of a list of rows: small, and its changes readable."""
-    lines = []
-    for name, value in sorted(figures.items()):
-        rows = isinstance(value, list) and value and isinstance(value[0], dict)
-        text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]" if rows else json.dumps(value)  # type: ignore[arg-type]  # a list
-        lines.append(f" {json.dumps(name)}: {text}")
+    lines = [f" {json.dumps(name)}: {_lines(value)}" for name, value in sorted(figures.items())]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def full() -> bool:
-    """Return whether everything is to be measured, and not only what is most telling."""
-    return bool(os.environ.get("FULL"))
+def _lines(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
+    return json.dumps(value)
 
 
 def machine() -> str:
