@@ -49,8 +49,8 @@ WORKER, OBSERVER = "worker", "observer"
 SIZES, MILLISECONDS, LANES, PROCESSES = (512, 1024, 2048, 4096), (0, 20, 100, 500), (1, 2, 4, 8), (1, 2)
 LOOK_SECONDS = 0.05
 RUNS = 3
-RUN_SECONDS, RUN_JOBS = 4.0, 4
-"""How long a run is at least; and as many jobs as there are lanes."""
+RUN_SECONDS, RUN_JOBS, RUN_ROUNDS = 4.0, 5, 3
+"""How long a run is at least, in jobs too, and in jobs of each lane: lanes that share cores end their jobs together."""
 SPARE_JOBS = 16
 """So many wait in the queue besides two for each lane."""
 
@@ -185,7 +185,7 @@ class Pipeline:
     def run(self) -> tuple[Run, list[dict[str, str]]]:
         """Measure a stretch; return it, and the fields of the jobs that ended in it."""
         before = self._now()
-        self._until(jobs=max(RUN_JOBS, self._lanes), seconds=RUN_SECONDS)
+        self._until(jobs=max(RUN_JOBS, RUN_ROUNDS * self._lanes), seconds=RUN_SECONDS)
         after = self._now()
         ended = self._ended(before.at, after.at)
         seconds = after.at - before.at
