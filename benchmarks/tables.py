@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence  # noqa: TC003 - a script, no cycles to avoid
+from collections.abc import Iterable, Mapping, Sequence  # noqa: TC003 - a script, no cycles to avoid
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,22 +33,40 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def hand_over(figures: dict[str, object], path: Path | None) -> None:
+def hand_over(figures: Mapping[str, object], path: Path | None) -> None:
     """Write the figures where `--json` wants them, if it does."""
     if path:
         path.write_text(written(figures), "utf-8")
 
 
-def written(figures: dict[str, object]) -> str:
-    """Return JSON with a line for each figure, and for each row of a list of rows: small, and its changes readable."""
-    lines = [f" {json.dumps(name)}: {_lines(value)}" for name, value in sorted(figures.items())]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+def written(figures: Mapping[str, object]) -> str:
+    """Return JSON with a line for each figure, and for each part of those that have parts: short, readable in diffs."""
+    return _block("{", (f"{json.dumps(name)}: {_parts(value)}" for name, value in sorted(figures.items())), "}") + "\n"
 
 
-def _lines(value: object) -> str:
+def _parts(value: object) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
-    return json.dumps(value)
+        return _block("[", map(_line, value), "]", depth=2)
+    if isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
+        return _block("{", (f"{json.dumps(name)}: {_line(part)}" for name, part in value.items()), "}", depth=2)
+    return _line(value)
+
+
+def _block(opening: str, lines: Iterable[str], closing: str, depth: int = 1) -> str:
+    return opening + ",".join(f"\n{' ' * depth}{line}" for line in lines) + "\n" + " " * (depth - 1) + closing
+
+
+def _line(value: object) -> str:
+    return json.dumps(_rounded(value))
+
+
+def _rounded(value: object) -> object:
+    """Return figures with four digits: nobody measures more."""
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def machine() -> str:
