@@ -7,13 +7,11 @@ five.  ``--json FILE`` writes the figures.  Other queues on the same Redis: see 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tables
@@ -215,16 +213,14 @@ def busy_share(bench: Bench, ear: Ear, lanes: int, processes: int) -> float:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="a million waiting jobs and 200 lanes too")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    options = parser.parse_args()
+    options = tables.parse(argparse.ArgumentParser(description=__doc__))
     figures: Figures = {}
     with idleness(figures), stage() as bench:
         for part in (at_speed, commands, *((depths, crowds) if options.full else ())):
             figures[part.__name__] = part(bench, Ear())
-    if options.json:
-        options.json.write_text(json.dumps({"queue": figures}, indent=1) + "\n")
+    idle_worker = figures["at_speed"]["1 lanes"]
+    soon = {"median": idle_worker["median_ms"], "p99": idle_worker["p99_ms"]}
+    tables.hand_over({"queue": figures, "push_to_start_ms": soon}, options.json)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from redis_consumer.testing.models import EXAM, EXAM_VERSIONS
+from redis_consumer.tracking import PAIR_INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -240,6 +241,53 @@ def save_tracking(folder: Path, encoder: str, comparer: str, version: int) -> No
             *(
                 helper.make_tensor(name, FLOAT, [], [value])
                 for name, value in {"steep": -0.05, "one": 1.0, "none": 0.0}.items()
+            ),
+        ],
+    )
+
+
+def save_pairs(folder: Path, name: str, version: int, inputs: Sequence[str] = PAIR_INPUTS) -> Path:
+    """Write a stand-in for a pairwise tracking model: a near cell is the same, or a daughter if it is much smaller.
+
+    Both are exp(-distance / 20), or 0.  `inputs` are other names, in the order of `PAIR_INPUTS`.
+    """
+    sizes: dict[str, list[int]] = {
+        "appearance": [32, 32, 1],
+        "distance": [2],
+        "neighborhood": [61, 61, 1],
+        "regionprop": [3],
+    }
+    shapes = [["N", frames, *size] for size in sizes.values() for frames in ("L", 1)]
+    step, before, after = (
+        inputs[PAIR_INPUTS.index(what)] for what in ("distance_input2", "regionprop_input1", "regionprop_input2")
+    )
+    return _save(
+        folder / name / str(version),
+        [
+            helper.make_node("Gather", [step, "first"], ["away"], axis=1),  # (N, 2)
+            helper.make_node("ReduceL2", ["away"], ["distance"], axes=[1], keepdims=1),
+            helper.make_node("Mul", ["distance", "steep"], ["less"]),
+            helper.make_node("Exp", ["less"], ["near"]),
+            helper.make_node("Gather", [before, "last"], ["shape_before"], axis=1),  # (N, 3)
+            helper.make_node("Gather", [after, "first"], ["shape_after"], axis=1),
+            helper.make_node("Gather", ["shape_before", "area"], ["area_before"], axis=1),  # (N, 1)
+            helper.make_node("Gather", ["shape_after", "area"], ["area_after"], axis=1),
+            helper.make_node("Div", ["area_after", "area_before"], ["ratio"]),
+            helper.make_node("Less", ["ratio", "most"], ["smaller"]),
+            helper.make_node("Where", ["smaller", "none", "near"], ["same"]),
+            helper.make_node("Where", ["smaller", "near", "none"], ["daughter"]),
+            helper.make_node("Sub", ["one", "near"], ["different"]),
+            helper.make_node("Concat", ["different", "same", "daughter"], ["prediction"], axis=1),
+        ],
+        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in zip(inputs, shapes, strict=True)],
+        [helper.make_tensor_value_info("prediction", FLOAT, ["N", 3])],
+        [
+            helper.make_tensor("first", INT64, [], [0]),
+            helper.make_tensor("last", INT64, [], [-1]),
+            helper.make_tensor("area", INT64, [1], [0]),
+            *(
+                helper.make_tensor(constant, FLOAT, [], [value])
+                for constant, value in {"steep": -0.05, "one": 1.0, "none": 0.0, "most": 0.7}.items()
             ),
         ],
     )

@@ -5,7 +5,7 @@ Names and units follow https://prometheus.io/docs/practices/naming/.  Each `Metr
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from redis_consumer.queues.base import Child, FieldValue, JobQueue, Place
     from redis_consumer.queues.depth import Depth
     from redis_consumer.storage.base import Storage, Upload
+    from redis_consumer.storage.ranges import RangeFile
 
 STAGE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 CLAIM_BUCKETS = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
@@ -235,6 +236,15 @@ class MeasuredStorage:
         path = self._storage.download(key, folder)
         self._metrics.downloaded.inc(Path(path).stat().st_size)
         return path
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[RangeFile]:
+        """See `Storage.open`."""
+        with self._storage.open(key) as file:
+            try:
+                yield file
+            finally:
+                self._metrics.downloaded.inc(file.fetched)
 
     def upload(self, path: str | Path, subdir: str | None = None) -> Upload:
         """See `Storage.upload`."""

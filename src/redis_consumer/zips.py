@@ -6,11 +6,11 @@ import io
 import sys
 import zipfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 """What uploads are compressed with.  The others' decoders write as much as the data say, at once."""
@@ -28,8 +28,8 @@ class _Bounded(io.BufferedReader):
     zipfile reads the list of members in one, and makes an object of half a kilobyte for each 46 bytes of it.
     """
 
-    def __init__(self, path: Path, most: int) -> None:
-        super().__init__(io.FileIO(path))
+    def __init__(self, file: Path | io.RawIOBase | io.BufferedIOBase, most: int) -> None:
+        super().__init__(io.FileIO(file) if isinstance(file, Path) else cast("io.RawIOBase", file))
         self.most = most
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -39,8 +39,8 @@ class _Bounded(io.BufferedReader):
 
 
 @contextmanager
-def open_zip(path: Path, members: int) -> Iterator[zipfile.ZipFile]:
+def open_zip(file: Path | io.RawIOBase | io.BufferedIOBase, members: int) -> Iterator[zipfile.ZipFile]:
     """Give the archive, its list read; TooManyMembers where that is far too long for so many `members`."""
-    with _Bounded(path, max(members * ENTRY_BYTES, 2**20)) as file, zipfile.ZipFile(file) as archive:
-        file.most = sys.maxsize
+    with _Bounded(file, max(members * ENTRY_BYTES, 2**20)) as bounded, zipfile.ZipFile(bounded) as archive:
+        bounded.most = sys.maxsize
         yield archive

@@ -27,7 +27,7 @@ import redis
 import tifffile
 from obstore.store import LocalStore, S3Store
 from tests.acceptance.tap import Tap
-from tests.onnx_models import save_constants, save_mesmer, save_nuclei, save_spots, save_tracking
+from tests.onnx_models import save_constants, save_mesmer, save_nuclei, save_pairs, save_spots, save_tracking
 
 from redis_consumer.demo.stack import MODELS, Child, Keeper
 from redis_consumer.testing.servers import HOST, free_port, start_redis
@@ -342,6 +342,8 @@ def save_models(folder: Path) -> None:
     save_mesmer(folder, "MultiplexSegmentation", 9)
     save_spots(folder, "SpotDetection", 3)
     save_tracking(folder, "NuclearTrackingNE", "NuclearTrackingInf", 6)
+    save_pairs(folder, "TrackingModel", 0)
+    save_pairs(folder, "TrackingModel", 1, [f"input{number}" for number in range(8)])
     save_constants(folder, "FindsScale", 1, {"scale": np.array([0.5], np.float32)}, size=64)
     save_constants(folder, "FindsLabel", 1, {"label": np.array([0, 1, 0], np.float32)})
     save_constants(folder, "Classes", 1, {"prediction": one_cell(60, 60)})

@@ -97,16 +97,31 @@ def whole(tracks: Tracks, frames: int = FRAMES) -> bool:
 # Movies.
 
 
-@pytest.mark.parametrize(("queue", "by"), [("caliban", "distance and size"), ("tracking", BY_MODELS)])
-def test_a_movie_goes_through_its_statuses_to_tracks(bench: Bench, queue: str, by: str) -> None:
-    key = bench.push(queue, bench.upload(tiff(MOVIE), "movie.TIF"), original_name=NAME)
-    fields = bench.done(key)
+PAIRWISE = {"model_name": "TrackingModel", "model_version": "0"}
+"""As jobs of the first years name their model."""
+
+
+@pytest.mark.parametrize(
+    ("queue", "fields", "by"),
+    [
+        ("caliban", {}, "distance and size"),
+        ("caliban", PAIRWISE, "distance and size"),
+        ("tracking", {}, BY_MODELS),
+        ("tracking", PAIRWISE, "TrackingModel:0"),
+        ("tracking", {**PAIRWISE, "model_version": "1"}, "TrackingModel:1"),
+    ],
+)
+def test_a_movie_goes_through_its_statuses_to_tracks(
+    bench: Bench, queue: str, fields: Mapping[str, str], by: str
+) -> None:
+    key = bench.push(queue, bench.upload(tiff(MOVIE), "movie.TIF"), original_name=NAME, **fields)
+    done = bench.done(key)
     assert bench.statuses(key) == ["new", "started", "predicting", "saving-results", "done"]
-    assert next(iter(bench.entries(fields))) == f"{STEM}_feature_0.tif"
-    assert whole(tracks_of(bench, fields))
-    assert fields["tracked_by"] == by
-    assert fields["total_jobs"] == "1"
-    assert {"finished_at", "total_time", "upload_time", "download_time", "prediction_time"} <= fields.keys()
+    assert next(iter(bench.entries(done))) == f"{STEM}_feature_0.tif"
+    assert whole(tracks_of(bench, done))
+    assert done["tracked_by"] == by
+    assert done["total_jobs"] == "1"
+    assert {"finished_at", "total_time", "upload_time", "download_time", "prediction_time"} <= done.keys()
     told = [int(write["progress"]) for write in bench.writes(key) if "progress" in write]
     assert told == sorted(told)
     assert told[-1] == 100
@@ -144,6 +159,27 @@ def test_a_track_file_is_tracked_without_segmentation(bench: Bench, tmp_path: Pa
     np.testing.assert_array_equal(tracks.array > 0, labels > 0)
     assert [cell.frames for cell in tracks.lineage.values()] == [tuple(range(40))] * 2
     assert not children(bench, key)
+
+
+def test_a_pairwise_model_finds_divisions_and_none_that_prove_false(bench: Bench, tmp_path: Path) -> None:
+    """One cell shrinks, which looks like a division into one, and divides in earnest three frames later."""
+    labels = np.zeros((9, 60, 60), np.int32)
+    labels[:, 40:50, 40:50] = 2
+    labels[:3, 10:20, 10:20] = labels[3:6, 10:20, 10:16] = 1
+    labels[6:, 10:20, 10:13], labels[6:, 10:20, 15:18] = 1, 3
+    save_trk(labels[..., None].astype(np.float32), Tracks(labels), tmp_path / "movie.trk")
+    upload = bench.upload((tmp_path / "movie.trk").read_bytes(), "movie.trk", local=True)
+    variables = {"TRACKING_MODEL": "TrackingModel:0", "DIVISION": "0.6", "STORAGE_BUCKET": bench.local_url}
+    worker = caliban(bench, "first-years", CONSUMER_TYPE="tracking", **variables)
+    fields = bench.done(bench.push("first-years", upload))
+    assert fields["tracked_by"] == "TrackingModel:0"
+    tracks = tracks_of(bench, fields)
+    np.testing.assert_array_equal(tracks.array > 0, labels > 0)
+    parent, first, second = (int(tracks.array[t, 15, column]) for t, column in ((0, 12), (8, 12), (8, 16)))
+    assert tracks.lineage[parent].frames == tuple(range(6))
+    assert tracks.parents == {first: parent, second: parent}
+    assert tracks.lineage[int(tracks.array[0, 45, 45])].frames == tuple(range(9))
+    end(worker)
 
 
 def squares() -> npt.NDArray[np.int32]:
@@ -359,6 +395,7 @@ class Bad(NamedTuple):
 
 STILL = tiff(STACK, ome=True, metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP", "Cy5"]}})
 FIVE = np.zeros((2, 3, 4, 20, 20), np.uint8)
+NO_TRACKER = "Model NuclearSegmentation:1 is no tracking model: its inputs are image; expected are "
 BAD = [
     Bad("caliban", IMAGE, {}, "The movie 'a.tif' has 1 frame: expected are two or more"),
     Bad("caliban", STILL, {}, "The movie 'a.tif' has 1 frame: expected are two or more; its axes are CYX"),
@@ -370,6 +407,9 @@ BAD = [
     Bad("caliban", MOVIE[:2], {"scale": "99"}, "Frame 0 of the movie 'a.tif' (job 'segmentation:"),
     Bad("caliban", MOVIE[:2], {"scale": "99"}, "The field 'scale' is '99': allowed is a number"),
     Bad("caliban", np.zeros((3, 9, 9, 2), np.uint8), {"dimension_order": "BXYC"}, "has 2 channels to track"),
+    Bad("tracking", MOVIE[:2], {"model_name": "NuclearSegmentation", "model_version": "1"}, NO_TRACKER),
+    Bad("tracking", MOVIE[:2], {"model_name": "Nothing", "model_version": "1"}, "Nothing:1"),
+    Bad("tracking", MOVIE[:2], {"model_name": "a b?"}, "The fields 'model_name' and 'model_version' are wrong"),
     Bad("polaris", STACK[0], {"segmentation_type": "cells"}, "The field 'segmentation_type' is 'cells': allowed are"),
     Bad("polaris", STACK[0], {"segmentation_type": "tissue"}, "The job names no two channels for the cells"),
     Bad("polaris", STACK[0], {"segmentation_type": "cell culture"}, "The job names no channel for the cells"),

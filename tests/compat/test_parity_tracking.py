@@ -1,4 +1,4 @@
-"""Tracking with two models against what the original packages computed, vector by vector.
+"""Tracking with models against what the original packages computed, vector by vector.
 
 The vectors lie in `shared/parity` beside the checkout.  The models are the fake ones of their manifest, in closed form.
 """
@@ -16,8 +16,11 @@ import scipy
 
 from redis_consumer.results.tracks import lineage
 from redis_consumer.results.trk import load_trk
+from redis_consumer.tracking import PAIR_INPUTS, PairRules, Sides, track_pairs
 from redis_consumer.tracking.features import Crops, features_of, normalized
-from redis_consumer.tracking.learned import Rules, costs, track
+from redis_consumer.tracking.history import costs
+from redis_consumer.tracking.learned import Rules, track
+from redis_consumer.tracking.pair_features import show, surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 PARITY = Path(__file__).resolve().parents[2] / "../shared/parity"
 MANIFEST: dict[str, Any] = json.loads((PARITY / "manifest.json").read_text()) if PARITY.is_dir() else {"cases": []}
-CASES = {case["id"]: case for case in MANIFEST["cases"] if case["file"] == "tracker.npz"}
+CASES = {case["id"]: case for case in MANIFEST["cases"] if case["file"] == "tracker.npz" or case["id"] == "seed_track"}
 FEATURES = [name for name, case in CASES.items() if case["function"].endswith("get_image_features")]
 MOVIES = [name for name, case in CASES.items() if case["function"] == "CellTracker"]
 COMPARED = ("current_embeddings", "current_centroids", "future_embeddings", "future_centroids")
@@ -135,3 +138,52 @@ def test_the_track_file_with_two_movies_is_read() -> None:
         file = archive.extractfile("lineages.json")
         assert file
         assert [as_json(tracks) for _, tracks in movies] == json.load(file)
+
+
+# The tracker of the first years.
+
+
+def pair_comparer(seen: list[Mapping[str, Array]]) -> Any:
+    def compare(inputs: Mapping[str, Array]) -> Array:
+        seen.append(inputs)
+        d = np.linalg.norm(inputs["distance_input2"][:, 0], axis=-1)
+        r = np.log(inputs["regionprop_input2"][:, 0, 0] / inputs["regionprop_input1"][:, -1, 0])
+        logits = np.stack([np.zeros_like(d), 4 - d / 3 - 3 * abs(r), 3 - d / 8 - 3 * abs(r - np.log(0.55))], axis=-1)
+        return np.asarray(scipy.special.softmax(logits, axis=-1), np.float32)
+
+    return compare
+
+
+def pair_rules_of(params: Mapping[str, Any]) -> PairRules:
+    given = {name: params[name] for name in ("max_distance", "track_length", "birth", "death", "division")}
+    return PairRules(**given, sides=Sides(neighborhood=2 * params["neighborhood_scale_size"] + 1), normalized=False)
+
+
+def test_the_tracks_of_the_first_years_are_those_of_the_original() -> None:
+    case = CASES["seed_track"]
+    inputs, expected = arrays_of(case, "inputs"), arrays_of(case, "outputs")
+    seen: list[Mapping[str, Array]] = []
+    tracks = track_pairs(
+        inputs["X"], inputs["y"][..., 0], pair_comparer(seen), pair_rules_of(case["params"]["tracker"])
+    )
+    np.testing.assert_array_equal(tracks.array[..., None], expected["post_tracked"])
+    assert as_json(tracks) == json.loads(str(expected["post_tracks_json"]))
+    np.testing.assert_array_equal(tracks.array[..., None], expected["y_tracked"])
+    assert as_json(tracks) == json.loads(str(expected["tracks_json"]))
+    shapes = [list(seen[-1][name].shape) for name in PAIR_INPUTS]
+    assert shapes == json.loads(str(expected["model_input_shapes_last"]))
+
+
+def test_what_a_pairwise_model_sees_is_what_the_original_showed() -> None:
+    case = CASES["seed_track"]
+    inputs, expected = arrays_of(case, "inputs"), arrays_of(case, "outputs")
+    ids, shown = show(inputs["X"][-1], inputs["y"][-1, ..., 0], Sides())
+    assert len(ids) == len(expected["last_frame_distance"])
+    for name, actual in {
+        "appearance": shown.appearances[:2],
+        "distance": shown.centroids,
+        "regionprop": shown.regionprops,
+        "neighborhood_sub": shown.neighborhoods[:2, ::4, ::4],
+        "future_sub": surroundings(inputs["X"][-1], shown.centroids[:2], 61)[:, ::4, ::4],
+    }.items():
+        np.testing.assert_allclose(actual, expected[f"last_frame_{name}"], atol=0.01, rtol=1e-5)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import re
 import threading
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -47,6 +48,10 @@ class Bucket:
     requests: list[tuple[str, str]] = field(default_factory=list)
 
 
+def _tag(content: bytes) -> str:
+    return f'"{hashlib.md5(content).hexdigest()}"'  # noqa: S324 - as GCS does
+
+
 class FakeGcs(http.server.BaseHTTPRequestHandler):
     """PUT, GET, HEAD and DELETE of objects and the listing, with the headers that clients rely on.
 
@@ -78,9 +83,22 @@ class FakeGcs(http.server.BaseHTTPRequestHandler):
         if not key:
             self._list()
         elif key in self.bucket.objects:
-            self._answer(200, self.bucket.objects[key], key)
+            self._object(key)
         else:
             self._refuse(404, "NoSuchKey", "The specified key does not exist.")
+
+    def _object(self, key: str) -> None:
+        """Answer with the object, or with the range of it that is asked for."""
+        content, asked = self.bucket.objects[key], re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if self.headers.get("If-Match", _tag(content)) != _tag(content):
+            self._refuse(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold.")
+        elif not asked:
+            self._answer(200, content, key)
+        elif int(asked[1]) >= len(content):
+            self._refuse(416, "InvalidRange", "The requested range cannot be satisfied.")
+        else:
+            part = content[int(asked[1]) : int(asked[2]) + 1]
+            self._answer(206, part, key, f"bytes {asked[1]}-{int(asked[1]) + len(part) - 1}/{len(content)}")
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -121,11 +139,13 @@ class FakeGcs(http.server.BaseHTTPRequestHandler):
             status, f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{text}</Message></Error>".encode()
         )
 
-    def _answer(self, status: int, body: bytes, key: str | None = None) -> None:
+    def _answer(self, status: int, body: bytes, key: str | None = None, part: str = "") -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
+        if part:
+            self.send_header("Content-Range", part)
         if key is not None:
-            self.send_header("ETag", f'"{hashlib.md5(self.bucket.objects[key]).hexdigest()}"')  # noqa: S324 - as GCS does
+            self.send_header("ETag", _tag(self.bucket.objects[key]))
             self.send_header("Last-Modified", formatdate(0, usegmt=True))
             self.send_header("x-goog-generation", "1")
         self.end_headers()

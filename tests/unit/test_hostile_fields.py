@@ -10,7 +10,7 @@ import pytest
 
 from redis_consumer.cli.options import OneLine
 from redis_consumer.consumers.channels import named_channels
-from redis_consumer.consumers.segmentation import whole_number
+from redis_consumer.consumers.fields import whole_number
 from redis_consumer.errors import REASON_CHARACTERS, JobRejected, reason_of
 from redis_consumer.images import ImageFile
 from redis_consumer.job import LAST_VERSION, Job, ModelId
@@ -71,7 +71,9 @@ def test_numbers_that_nobody_counts(text: str) -> None:
 
 
 def test_a_channel_may_be_named_again_but_not_for_ever() -> None:
-    image = ImageFile(np.zeros((1, 2, 2, 3), np.uint8), "YXC", "job", (2, 2, 3), np.dtype(np.uint8), is_rgb=False)
+    image = ImageFile(
+        "YXC", "job", (2, 2, 3), np.dtype(np.uint8), is_rgb=False, stored=np.zeros((1, 2, 2, 3), np.uint8)
+    )
     assert named_channels(["0", "", "0"], image).positions == (0, None, 0)
     with pytest.raises(JobRejected, match="names 65 channels: allowed are 3"):
         named_channels(["0"] * 65, image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -10,35 +10,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from redis_consumer.consumers.parent import ParentConsumer, read_labels
+from redis_consumer.consumers.trackers import tracker_by
 from redis_consumer.errors import JobRejected
 from redis_consumer.images import ImageFile
 from redis_consumer.job import Status
-from redis_consumer.models.batching import predict_together
 from redis_consumer.results.tracks import save_tracks
 from redis_consumer.results.trk import load_movies
-from redis_consumer.tracking import Crops, Rules, link, track
+from redis_consumer.tracking import link
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
     from redis_consumer.arrays import AnyArray, Tracks
-    from redis_consumer.consumers.base import Tools
     from redis_consumer.consumers.children import Children, ChildResult
     from redis_consumer.consumers.parent import Output
+    from redis_consumer.consumers.trackers import Tracker
     from redis_consumer.job import ModelId
     from redis_consumer.queues.base import Child
 
-    Floats = npt.NDArray[np.float32]
     Movie = npt.NDArray[np.integer]
 
 TRACK_FILES = (".trk", ".trks")
 MOVIES = (*TRACK_FILES, ".tif", ".tiff")
 SEGMENTATION_SHARE = 80
 """Percent of the progress; tracking has the rest."""
-EMBEDDINGS = 1
-"""Which of the encoder's outputs, sorted by name; of one that has a single output it is that."""
 
 
 class CalibanConsumer(ParentConsumer):
@@ -46,7 +43,7 @@ class CalibanConsumer(ParentConsumer):
 
     A ``.tif`` or ``.tiff`` is a movie of one channel; every frame becomes a job on `SEGMENTATION_QUEUE`.  A ``.trk``
     or ``.trks`` has the label images in it.  Fields of the job: `channels` (one; a movie of several must name it),
-    `dimension_order`, and `scale`, which goes to the frames.
+    `dimension_order`, and `scale`, which goes to the frames; as `tracking` also `model_name` and `model_version`.
     """
 
     def is_valid_hash(self, redis_hash: str | None) -> bool:
@@ -66,6 +63,7 @@ class CalibanConsumer(ParentConsumer):
         """Submit the frames; a track file needs no segmentation, and is done at once."""
         if self._suffix in TRACK_FILES:
             return self.work.deliver(*self._output(*self._track_file()))
+        self.tracking_model()  # a wrong name is said before anything is segmented
         picture = self.movie()
         frames = picture.stored[..., self.channel(picture)]
         parts = (partial(self._frame, children, frames[place], place) for place in range(len(frames)))
@@ -111,7 +109,7 @@ class CalibanConsumer(ParentConsumer):
             raise JobRejected(f"The track file {path.name!r} has {len(movies)} movies: expected is one")
         ((raw, labels),) = movies
         self._check_frames(path.name, len(raw))
-        return labels, ImageFile(raw, "TYXC", "metadata", raw.shape, raw.dtype, is_rgb=False, name=path.name)
+        return labels, ImageFile("TYXC", "metadata", raw.shape, raw.dtype, is_rgb=False, name=path.name, stored=raw)
 
     # Back.
 
@@ -121,7 +119,7 @@ class CalibanConsumer(ParentConsumer):
             if not child.is_done:
                 raise JobRejected(self._failed(place, child, child.reason))
         settings = self._tools().settings
-        looked_at = settings.extra_outputs or tracking_models(self._tools())
+        looked_at = settings.extra_outputs or self.tracking_model()
         picture = self.movie() if looked_at else None
         return self._output(self._labels(children, results), picture)
 
@@ -165,72 +163,44 @@ class CalibanConsumer(ParentConsumer):
         return files, self.extras(picture, tracks) if picture else {}
 
     def tracked(self, labels: Movie, picture: ImageFile | None) -> Tracks:
-        """Return the tracks of label images, by the two models or, where there are none, by distance and size."""
-        models = tracking_models(self._tools())
-        self.work.note(tracked_by=" and ".join(map(str, models)) or "distance and size")
+        """Return the tracks of label images, by a tracking model or, where there is none, by distance and size."""
+        model = self.tracking_model()
         self.work.enter(Status.PREDICTING)
         try:
-            if not models or picture is None:
-                distance = self._tools().settings.max_distance
-                self.work.parameters["max_distance"] = distance
-                return link(labels, max_distance=distance)
-            return self._by_models(labels, picture, *models)
+            if model is None or picture is None:
+                return self._by_distance(labels)
+            return self._by_model(labels, picture, tracker_by(self._tools(), model))
         except ValueError as error:
             raise JobRejected(f"The movie {self.work.name!r} cannot be tracked: {error}") from error
 
-    def _by_models(self, labels: Movie, picture: ImageFile, encoder: ModelId, comparer: ModelId) -> Tracks:
-        tools = self._tools()
-        settings = tools.settings
-        rules = Rules(
-            max_distance=settings.max_distance,
-            track_length=settings.track_length,
-            birth=settings.birth,
-            death=settings.death,
-            division=settings.division,
-            crops=Crops(settings.appearance_dim, settings.crop_mode, settings.caliban_norm),
-        )
+    def tracking_model(self) -> ModelId | None:
+        """Return the model that compares cells; None where one is set to `none`.
+
+        The type `tracking` of the Kiosk's first years let the job name it.
+        """
+        settings = self._tools().settings
+        named = self.job_model() if settings.consumer_type.lower() == "tracking" else None
+        return named or (settings.caliban_model if settings.neighborhood_encoder else None)
+
+    def _by_distance(self, labels: Movie) -> Tracks:
+        distance = self._tools().settings.max_distance
+        self.work.note(tracked_by="distance and size")
+        self.work.parameters["max_distance"] = distance
+        return link(labels, max_distance=distance)
+
+    def _by_model(self, labels: Movie, picture: ImageFile, tracker: Tracker) -> Tracks:
         chosen = self.choose(picture).indexes  # of a track file it may be several: the model says what it takes
         everything = len(chosen) == picture.stored.shape[-1]
-        with self._account.watching(encoder), self._account.watching(comparer):
-            tracks = track(
-                picture.stored if everything else picture.stored[..., chosen],
-                labels,
-                Asked(tools, encoder, EMBEDDINGS),
-                Asked(tools, comparer),
-                rules,
-                self._progress,
-            )
-        self.work.note(predict_retries=len(tools.retries))
+        movie = picture.stored if everything else picture.stored[..., chosen]
+        self.work.note(tracked_by=" and ".join(map(str, tracker.models)))
+        self.work.parameters.update(tracker.parameters)
+        with ExitStack() as watched:
+            for model in tracker.models:
+                watched.enter_context(self._account.watching(model))
+            tracks = tracker(movie, labels, self._progress)
+        self.work.note(predict_retries=len(self._tools().retries))
         return tracks
 
     def _progress(self, done: float) -> None:
         before = SEGMENTATION_SHARE if self.job.get("children") else 0
         self.work.progress((before + (100 - before) * done) / 100)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A model on the server as a function: named arrays in, one array out, in as many requests as it needs."""
-
-    tools: Tools
-    model: ModelId
-    output: int = 0
-    """Which one, of all sorted by name; or the last, if there are not so many."""
-
-    def __call__(self, inputs: Mapping[str, Floats]) -> Floats:
-        """Return the output for `inputs`, which belong together along their first axis."""
-        made = predict_together(
-            self.tools.models,
-            self.model,
-            inputs,
-            batch_size=self.tools.settings.tf_max_batch_size,
-            limits=self.tools.limits,
-        )
-        outputs = list(made.values())
-        return np.asarray(outputs[min(self.output, len(outputs) - 1)], np.float32)
-
-
-def tracking_models(tools: Tools) -> tuple[ModelId, ModelId] | tuple[()]:
-    """Return the encoder and the one that compares; none where either is set to `none`."""
-    encoder, comparer = tools.settings.neighborhood_encoder, tools.settings.caliban_model
-    return (encoder, comparer) if encoder and comparer else ()

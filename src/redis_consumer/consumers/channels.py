@@ -14,7 +14,7 @@ from redis_consumer.errors import JobRejected
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis_consumer.images import ImageFile
+    from redis_consumer.images import ImageHeader
     from redis_consumer.images.axes import Origin
 
 MOST_CHANNELS = 64
@@ -52,7 +52,7 @@ class Choice:
         return fields
 
 
-def default_channels(picture: ImageFile) -> Choice:
+def default_channels(picture: ImageHeader) -> Choice:
     """Return the channels of an image for which the job names none: all, or the one of a grey picture in colours.
 
     JobRejected for a colour picture: its channels are no stains.
@@ -65,19 +65,19 @@ def default_channels(picture: ImageFile) -> Choice:
             f"The image {picture.name!r} is a colour picture: a fluorescence image is expected; "
             f"name one channel in the field 'channels' (0 red, 1 green, 2 blue) to use it all the same{stack}"
         )
-    return Choice(tuple(range(picture.stored.shape[-1])), "metadata")
+    return Choice(tuple(range(picture.sizes[-1])), "metadata")
 
 
-def nuclear_channel(picture: ImageFile) -> Choice:
+def nuclear_channel(picture: ImageHeader) -> Choice:
     """Return the channel of the nuclei: the first with the name of a nuclear stain, else the first of all."""
     stained = [index for index, name in enumerate(picture.channel_names) if NUCLEAR_STAINS.search(name)]
     return Choice((stained[0],), "metadata") if stained else Choice((0,), "rule")
 
 
-def named_channels(parts: Sequence[str], picture: ImageFile) -> Choice:
+def named_channels(parts: Sequence[str], picture: ImageHeader) -> Choice:
     """Return the channels that the parts of a field `channels` name, blank ones left out but counted."""
     wanted = [part for part in parts if part]
-    available = picture.stored.shape[-1]
+    available = picture.sizes[-1]
     if len(wanted) > max(available, MOST_CHANNELS):
         raise JobRejected(f"The field 'channels' names {len(wanted)} channels: allowed are {available}")
     names = picture.channel_names

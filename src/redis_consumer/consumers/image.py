@@ -15,7 +15,7 @@ from redis_consumer.consumers.account import Account
 from redis_consumer.consumers.base import TensorFlowServingConsumer
 from redis_consumer.consumers.channels import Choice, default_channels, named_channels
 from redis_consumer.consumers.predict import Predictor
-from redis_consumer.consumers.work import Work
+from redis_consumer.consumers.work import Work, described, dim_order, image_limits
 from redis_consumer.images.pixel_size import pixel_size_um
 from redis_consumer.job import ModelId, Status
 from redis_consumer.results import save_labels, save_maps, save_spots, writing
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from redis_consumer.archives import Entry
     from redis_consumer.arrays import AnyArray, Image, Result
-    from redis_consumer.images import ImageFile
+    from redis_consumer.images import ImageFile, ImageHeader, ImageLimits, OpenImage
     from redis_consumer.job import Job
     from redis_consumer.processing.tiling import PadMode
     from redis_consumer.settings.schema import ExtraOutput
@@ -47,6 +47,8 @@ class ImageConsumer(TensorFlowServingConsumer):
     """Default model as ``Name:version``; blank for the setting `NUCLEAR_MODEL`."""
     unspoken: ClassVar[frozenset[Status]] = frozenset()
     """Stages that the readers of this queue have no word for."""
+    notes_axes: ClassVar[bool] = False
+    """Whether the readers of this queue want the field `dim_order`."""
     file_name: ClassVar[str] = "{name}_feature_{feature}.tif"
     """Name of each file in the result archive."""
     stack: ClassVar[bool] = False
@@ -72,27 +74,51 @@ class ImageConsumer(TensorFlowServingConsumer):
         with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
             self.work = Work(self.job, tools.jobs, self.storage, folder, unspoken=self.unspoken)
             self._account = Account(tools)
-            picture = self.load()
-            image = self.channels(picture)
-            # Only the extras look at the whole image again: else what is not analysed need not be kept meanwhile.
-            kept = picture if tools.settings.extra_outputs else None
-            del picture
-            result = self.analyze(image, self.job)
-            self.work.enter(Status.SAVING_RESULTS)
-            return self.work.deliver(self._save(result), self.extras(kept, result) if kept else {})
+            with self.work.open(self.limits(), by_ranges=self.by_ranges()) as image:
+                return self.process(self.taken(image))
 
-    def load(self) -> ImageFile:
-        """Return the job's image."""
-        return self.work.load(self._tools().settings)
+    def limits(self) -> ImageLimits:
+        """Return how large an image may be."""
+        return image_limits(self._tools().settings)
+
+    def by_ranges(self) -> bool:
+        """Return whether the image is read by ranges where it is large; the extra outputs need all of the file."""
+        return not self._tools().settings.extra_outputs
+
+    def taken(self, image: OpenImage) -> OpenImage:
+        """Return the job's image as this type takes it."""
+        return image
+
+    def process(self, image: OpenImage) -> str:
+        """Analyse the image in one piece, and deliver; return the status."""
+        picture = image.read()
+        self.prepare(picture)
+        pixels = self.channels(picture)
+        # Only the extras look at the whole image again: else what is not analysed need not be kept meanwhile.
+        kept = picture if self._tools().settings.extra_outputs else None
+        del picture
+        result = self.analyze(pixels, self.job)
+        self.work.enter(Status.SAVING_RESULTS)
+        return self.work.deliver(self._save(result), self.extras(kept, result) if kept else {})
+
+    def prepare(self, picture: ImageHeader) -> None:
+        """Tell the job's readers that the image is there, and what it was taken for."""
+        self.work.enter(Status.PRE_PROCESSING, described(picture))
+        if self.notes_axes:
+            self.work.note(dim_order=dim_order(picture))
 
     def channels(self, picture: ImageFile) -> Image:
         """Return the channels to analyse, and note which in the job."""
+        return picture.channels(self.chosen_channels(picture).indexes)
+
+    def chosen_channels(self, picture: ImageHeader) -> Choice:
+        """Choose the channels to analyse, and note which in the job."""
         choice = self.choose(picture)
         self.work.note(**choice.fields(picture.channel_names))
         self.work.parameters["channels"] = self.chosen(choice)
-        return picture.channels(choice.indexes)
+        return choice
 
-    def choose(self, picture: ImageFile) -> Choice:
+    def choose(self, picture: ImageHeader) -> Choice:
         """Return the channels that the job names by index or name, else all of them.
 
         A grey picture that is saved in colour has one.  A colour picture is refused where nobody said which

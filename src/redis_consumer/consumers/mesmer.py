@@ -11,17 +11,17 @@ import numpy as np
 
 from redis_consumer.arrays import Labels
 from redis_consumer.consumers.channels import Choice, default_channels, named_channels
-from redis_consumer.consumers.segmentation import ImageFileConsumer, check_zoom, understood, unzoomed, zoomed
-from redis_consumer.consumers.work import dim_order
+from redis_consumer.consumers.fields import check_zoom, understood
+from redis_consumer.consumers.large import Recipe
+from redis_consumer.consumers.segmentation import ImageFileConsumer, unzoomed, zoomed
 from redis_consumer.errors import JobRejected
-from redis_consumer.images.axes import FRAMES
 from redis_consumer.job import ModelId, Status
 from redis_consumer.processing import mesmer_postprocess, multiplex_preprocess
 from redis_consumer.settings.schema import Compartment
 
 if TYPE_CHECKING:
     from redis_consumer.arrays import Image, Result
-    from redis_consumer.images import ImageFile
+    from redis_consumer.images import ImageHeader, OpenImage
     from redis_consumer.job import Job
 
 STAINS = ("nuclei", "membrane or cytoplasm")
@@ -36,17 +36,14 @@ class MesmerConsumer(ImageFileConsumer):
     """
 
     unspoken = frozenset({Status.POST_PROCESSING})
+    notes_axes = True
     stack = True
 
-    def load(self) -> ImageFile:
+    def taken(self, image: OpenImage) -> OpenImage:
         """Return the job's image; pages that nobody explains are its channels."""
-        picture = super().load()
-        if not self.job.get("dimension_order"):
-            picture = pages_as_channels(picture)
-        self.work.note(image_axes=picture.axes, image_axes_from=picture.axes_from, dim_order=dim_order(picture))
-        return picture
+        return image if self.job.get("dimension_order") else pages_as_channels(image)
 
-    def choose(self, picture: ImageFile) -> Choice:
+    def choose(self, picture: ImageHeader) -> Choice:
         """Return the two channels that the job names by index or name, else the first two."""
         wanted = [part for part in self.channel_parts() if part]
         if wanted:
@@ -60,44 +57,60 @@ class MesmerConsumer(ImageFileConsumer):
 
     def analyze(self, image: Image, job: Job) -> Result:
         """Find the compartments that the job asks for; the result has the size of `image`."""
-        settings = self._tools().settings
-        compartment = checked_compartment(job.get("compartment", settings.mesmer_compartment))
-        scale = self.scale(job, image)
-        check_zoom([image], scale, settings.max_image_pixels)
-        self.work.parameters |= {"compartment": compartment, "scale": scale}
+        compartment, scale = self.compartment(), self.scale(job, image)
+        check_zoom(image.size, scale, self._tools().settings.max_image_pixels)
+        self.work.parameters["scale"] = scale
         ready = understood(multiplex_preprocess, zoomed(image, scale))
         outputs = self.predict_with(self.job_model() or self.default_model(), ready, pad_mode="constant")
         found = understood(partial(mesmer_postprocess, compartment=compartment), outputs)
         names = ("whole-cell", "nuclear") if compartment == "both" else (compartment,)
         return Labels(np.asarray(unzoomed(found, image.shape[1:3]), found.dtype), names)
 
+    def compartment(self) -> Compartment:
+        """Return the compartments that the job asks for."""
+        compartment = checked_compartment(self.job.get("compartment", self._tools().settings.mesmer_compartment))
+        self.work.parameters["compartment"] = compartment
+        return compartment
+
+    def parts(self, image: Image) -> tuple[list[tuple[ModelId, slice]], tuple[str, ...]]:  # noqa: ARG002 - nobody looks
+        """Return the one model, which takes both channels."""
+        return [(self.job_model() or self.default_model(), slice(None))], ()
+
+    def by_blocks(self) -> bool:
+        """Return that the job can be done block by block: it has the same steps always."""
+        return True
+
+    def recipe(self, scale: float) -> Recipe:
+        """Return what is done with a large image, besides the model."""
+        compartment = self.compartment()
+        finish = partial(mesmer_postprocess, compartment=compartment)
+        return Recipe("multiplex_preprocess", finish, 2 if compartment == "both" else 1, scale, "constant")
+
     def default_model(self) -> ModelId:
         """Return the model of this type, or the setting `MESMER_MODEL`."""
         return ModelId.parse(self.model) if self.model else self._tools().settings.mesmer_model
 
 
-def pages_as_channels(picture: ImageFile) -> ImageFile:
+def pages_as_channels(image: OpenImage) -> OpenImage:
     """Return an image of one channel and several frames, of which the job says nothing, as one of several channels.
 
     Tissue comes as one field in many stains, mostly as a page each.  Of an image that says nothing the shortest of the
     three axes is that of the channels.  Of one that says it has frames these are, where there are two: many programs
     save two stains as two slices.
     """
-    frames, _, _, channels = picture.stored.shape
-    silent = picture.axes_from == "rule"
-    two_slices = picture.axes_from == "metadata" and frames == len(STAINS)
+    frames, _, _, channels = image.sizes
+    silent = image.axes_from == "rule"
+    two_slices = image.axes_from == "metadata" and frames == len(STAINS)
     if channels > 1 or frames == 1 or not (silent or two_slices):
-        return picture
-    axis = int(np.argmin(picture.stored.shape[:3])) if silent else 0
-    stored = np.moveaxis(picture.stored[..., 0], axis, -1)[np.newaxis]
-    named = ["Y", "X"]
-    named.insert(axis, "C")
-    letters = dict(zip("TYX", named, strict=True))
-    axes = "".join(
-        letters["T" if letter in FRAMES else letter] if size > 1 else letter
-        for letter, size in zip(picture.axes, picture.shape, strict=True)
-    )
-    return replace(picture, stored=stored, axes=axes, axes_from="rule")
+        return image
+    long = sorted(image.places.values())
+    shortest = min(long, key=lambda axis: image.shape[axis]) if silent else image.places["T"]
+    rows, columns = (axis for axis in long if axis != shortest)
+    letters = list(image.axes)
+    for letter, axis in (("Y", rows), ("X", columns), ("C", shortest)):
+        letters[axis] = letter
+    places = {"Y": rows, "X": columns, "C": shortest}
+    return replace(image, places=places, axes="".join(letters), axes_from="rule")
 
 
 def checked_compartment(text: str) -> Compartment:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from redis_consumer.consumers.channels import Choice
     from redis_consumer.consumers.children import Children, ChildResult
     from redis_consumer.consumers.parent import Output
-    from redis_consumer.images import ImageFile
+    from redis_consumer.images import ImageFile, ImageHeader
     from redis_consumer.queues.base import Child
     from redis_consumer.spots import Points
 
@@ -70,7 +70,7 @@ class PolarisConsumer(ParentConsumer):
         # Before the share is known, no child that ends can tell its parent's progress.
         return children.submit(submitted, children_share=CHILDREN_SHARE)
 
-    def choose(self, picture: ImageFile) -> Choice:
+    def choose(self, picture: ImageHeader) -> Choice:
         """Return the channel of each role: those that the job names, else the first ones."""
         parts = self.channel_parts()
         if len(parts) > len(ROLES):

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from redis_consumer.errors import JobRejected
-from redis_consumer.models.batching import BatchLimits, batch_size_for, predict_batches
+from redis_consumer.models.batching import BatchLimits, batch_size_for, predict_batches, predict_stream
 from redis_consumer.processing.detection import detected_label, detected_scale, detection_tiles
 from redis_consumer.processing.rescale import resize
-from redis_consumer.processing.tiling import cut, join, tile, untile
+from redis_consumer.processing.tiling import Mosaic, cut, join, tile_grid, tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from redis_consumer.arrays import AnyArray, Image
     from redis_consumer.job import ModelId
     from redis_consumer.models.base import ModelServer, TensorSpec
-    from redis_consumer.processing.tiling import PadMode
+    from redis_consumer.processing.tiling import PadMode, Read
 
 WHOLE = 1024
 """A model of free size gets axes up to this size (pixels) whole: no seams, and memory that a GPU has."""
@@ -54,17 +53,36 @@ class Predictor:
         otherwise the model's own input size decides about tiles, and `pad_mode` what surrounds the image.
         JobRejected if the model takes other images.
         """
-        height, width = self._size(model, image)
         if cuts > 0:
+            self._size(model, image.shape)
             check_cuts(image.shape, cuts, field_size)
             pieces, grid = cut(image, cuts, field_size)
             return [join(heads, grid) for heads in self._heads(model, pieces)]
-        size = (tile_size(image.shape[1], height), tile_size(image.shape[2], width))
-        tiles, tiling = tile(image, size, pad_mode=pad_mode)
-        heads = deque(self._heads(model, tiles))
-        del tiles
-        # Taken out one by one: they are much larger than what they become.
-        return [untile(heads.popleft(), tiling) for _ in range(len(heads))]
+        outputs: list[AnyArray] = []
+        for frame, rows, values in self.rows(model, image.shape, lambda t, rows: image[t, rows], pad_mode=pad_mode):
+            outputs = outputs or [np.empty((*image.shape[:3], part.shape[-1]), part.dtype) for part in values]
+            for output, part in zip(outputs, values, strict=True):
+                output[frame, rows] = part
+        return outputs
+
+    def rows(
+        self, model: ModelId, shape: tuple[int, ...], read: Read, *, pad_mode: PadMode = "reflect"
+    ) -> Iterator[tuple[int, slice, list[AnyArray]]]:
+        """Yield the model's outputs for an image of `shape` (T, Y, X, C), from top to bottom, as `read` gives it.
+
+        That is frame, rows and for each output (rows, X, C) float32.  In memory are one row of tiles, the batches in
+        flight, and for each output the rows that are not done: so the image may be larger than the memory.
+        """
+        height, width = self._size(model, shape)
+        grid = tile_grid(shape, (tile_size(shape[1], height), tile_size(shape[2], width)))
+        mosaics: list[Mosaic] = []
+        done = 0
+        for heads in self._stream(model, tiles(read, grid, pad_mode), (grid.rows.tile, grid.columns.tile, shape[3])):
+            mosaics = mosaics or [Mosaic(grid) for _ in heads]
+            done += len(heads[0])
+            self.on_progress(done / grid.count)
+            for finished in zip(*(m.add(head) for m, head in zip(mosaics, heads, strict=True)), strict=True):
+                yield (*finished[0][:2], [values for _, _, values in finished])
 
     def whole(self, model: ModelId, image: Image) -> list[AnyArray]:
         """Return the model's outputs, sorted by name, as they are: one entry for each frame, of any shape.
@@ -72,7 +90,7 @@ class Predictor:
         For models that predict no images, but boxes.  Frames are sent whole: JobRejected where they are not of the
         size that the model takes, which `fitted` gives them.
         """
-        height, width = self._size(model, image)
+        height, width = self._size(model, image.shape)
         rows, columns = image.shape[1:3]
         if (height or rows, width or columns) != (rows, columns):
             raise JobRejected(f"The image has {rows} x {columns} pixels, the model {model} takes {height} x {width}")
@@ -80,7 +98,7 @@ class Predictor:
 
     def fitted(self, model: ModelId, image: Image) -> Image:
         """Return `image` with the rows and columns that the model takes, its own where they are free."""
-        height, width = self._size(model, image)
+        height, width = self._size(model, image.shape)
         fitting = resize(image, (height or image.shape[1], width or image.shape[2]))
         return np.asarray(fitting, np.float32)
 
@@ -100,12 +118,12 @@ class Predictor:
         size = (height or DETECTION_TILE, width or DETECTION_TILE)
         return next(iter(self._outputs(model, detection_tiles(image[..., :channels], size)).values()))
 
-    def _size(self, model: ModelId, image: Image) -> tuple[int | None, int | None]:
+    def _size(self, model: ModelId, shape: tuple[int, ...]) -> tuple[int | None, int | None]:
         """Return the rows and columns that the model takes, None where free; JobRejected for other channels."""
         height, width, channels = image_axes(model, only_input(model, self.server.describe(model)))
-        if channels is not None and channels != image.shape[-1]:
+        if channels is not None and channels != shape[-1]:
             raise JobRejected(
-                f"The image has {image.shape[-1]} channels, the model {model} takes {channels}: "
+                f"The image has {shape[-1]} channels, the model {model} takes {channels}: "
                 "name them in the field 'channels', e.g. '0'"
             )
         return height, width
@@ -120,15 +138,28 @@ class Predictor:
             limits=self.limits,
         )
 
-    def _heads(self, model: ModelId, tiles: AnyArray) -> list[AnyArray]:
-        outputs = self._outputs(model, tiles)
+    def _stream(self, model: ModelId, pieces: Iterable[AnyArray], size: tuple[int, ...]) -> Iterator[list[AnyArray]]:
+        """Yield the outputs for pieces of `size` (Y, X, C), batch by batch."""
+        batch_size = batch_size_for((1, *size), self.max_batch_size, unit=self.unit)
+        for outputs in predict_stream(self.server, model, pieces, batch_size=batch_size, limits=self.limits):
+            for name, head in outputs.items():
+                check_head(model, name, head, size)
+            yield list(outputs.values())
+
+    def _heads(self, model: ModelId, pieces: AnyArray) -> list[AnyArray]:
+        outputs = self._outputs(model, pieces)
         for name, head in outputs.items():
-            if head.ndim != tiles.ndim or head.shape[:3] != tiles.shape[:3]:
-                raise JobRejected(
-                    f"The model {model} answers {tiles.shape} with {name!r} of shape {head.shape}: "
-                    "expected is an image of the same size"
-                )
+            check_head(model, name, head, pieces.shape[1:])
         return list(outputs.values())
+
+
+def check_head(model: ModelId, name: str, head: AnyArray, size: tuple[int, ...]) -> None:
+    """Raise JobRejected where an output (N, Y, X, any channels) is not as large as the pieces (Y, X, C)."""
+    if head.ndim != 4 or head.shape[1:3] != size[:2]:  # noqa: PLR2004 - the four axes of the layout
+        raise JobRejected(
+            f"The model {model} answers {size} with {name!r} of shape {head.shape[1:]}: "
+            "expected is an image of the same size"
+        )
 
 
 def check_cuts(shape: tuple[int, ...], cuts: int, field_size: int) -> None:

@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
 from redis_consumer.arrays import Labels
 from redis_consumer.consumers.channels import Choice, named_channels, nuclear_channel
+from redis_consumer.consumers.fields import (
+    check_zoom,
+    checked_label,
+    job_scale,
+    steps,
+    understood,
+    whole_number,
+)
 from redis_consumer.consumers.image import ImageConsumer
+from redis_consumer.consumers.large import LargeImage, LargeLabels, Recipe
 from redis_consumer.consumers.predict import image_axes, only_input
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import Status
-from redis_consumer.processing import POST_PROCESSES, PRE_PROCESSES, chain, takes_boxes, warm_up
+from redis_consumer.processing import LOCAL, POST_PROCESSES, PRE_PROCESSES, takes_boxes, warm_up
 from redis_consumer.processing.rescale import resize, scaled_size
+from redis_consumer.processing.views import VIEWS
+from redis_consumer.results import save_large_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
     from redis_consumer.arrays import AnyArray, Image, Result
-    from redis_consumer.images import ImageFile
+    from redis_consumer.images import ImageHeader, ImageLimits, OpenImage
     from redis_consumer.job import Job, ModelId
-    from redis_consumer.settings import Settings
 
 ROLES = ("nuclei", "cytoplasm", "phase")
 """What the positions of `channels` stand for on the segmentation queue."""
-LABELS = ("nuclei", "phase", "cytoplasm")
-"""What the numbers of the field `label` stand for, from 0: as they were while consumers read it.
-
-The Kiosk's last release counts phase and cytoplasm the other way round, in tables that nothing uses.
-"""
-
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 
 
 class ImageFileConsumer(ImageConsumer):
@@ -58,19 +60,21 @@ class ImageFileConsumer(ImageConsumer):
         """Load the libraries of the array functions."""
         warm_up()
 
-    def analyze(self, image: Image, job: Job) -> Result:
+    def analyze(self, image: Image, job: Job) -> Result:  # noqa: ARG002 - the contract's parameter
         """Do the whole job; the result has the size of `image`."""
-        return self.segment([(self.job_model() or self.labelled_model(job, image), image)], job)
+        parts, names = self.parts(image)
+        return self.segment([(model, image[..., channels]) for model, channels in parts], names)
 
-    def segment(self, parts: Sequence[tuple[ModelId, Image]], job: Job, names: tuple[str, ...] = ()) -> Result:
+    def parts(self, image: Image) -> tuple[list[tuple[ModelId, slice]], tuple[str, ...]]:
+        """Return a model for each part of the chosen channels, and what the parts are called: for all of them, one."""
+        return [(self.job_model() or self.labelled_model(self.job, image), slice(None))], ()
+
+    def segment(self, parts: Sequence[tuple[ModelId, Image]], names: tuple[str, ...] = ()) -> Result:
         """Do the same for each model and its image, all of one size; the results become features (last axis).
 
         `names` may say what each of them is.
         """
-        names_of_steps = {
-            "preprocess_function": job.get("preprocess_function", self.default_preprocess),
-            "postprocess_function": job.get("postprocess_function", self.default_postprocess),
-        }
+        job, names_of_steps = self.job, self.step_names()
         prepare = steps(job, "preprocess_function", self.default_preprocess, PRE_PROCESSES)
         finish = partial(steps, job, "postprocess_function", self.default_postprocess, POST_PROCESSES)
         finish()  # a name that is none is refused before anything is predicted
@@ -80,7 +84,7 @@ class ImageFileConsumer(ImageConsumer):
             raise JobRejected(f"The field 'cuts' is {cuts}: allowed is 0 where boxes are predicted")
         scale = self.scale(job, parts[0][1])
         self.work.parameters |= {**names_of_steps, "scale": scale, "cuts": cuts, "field_size": field_size}
-        check_zoom([image for _, image in parts], scale, self._tools().settings.max_image_pixels)
+        check_zoom(sum(image.size for _, image in parts), scale, self._tools().settings.max_image_pixels)
         prepared = deque(understood(prepare, zoomed(image, scale)) for _, image in parts)
         predict = self.predict_whole if boxes else partial(self.predict_with, cuts=cuts, field_size=field_size)
         results = []
@@ -93,6 +97,60 @@ class ImageFileConsumer(ImageConsumer):
             results.append(unzoomed(understood(finish(size=size), outputs), image.shape[1:3]))
             del outputs
         return features(results, names)
+
+    def step_names(self) -> dict[str, str]:
+        """Return the names of the steps, by the fields that may name them."""
+        return {
+            "preprocess_function": self.job.get("preprocess_function", self.default_preprocess),
+            "postprocess_function": self.job.get("postprocess_function", self.default_postprocess),
+        }
+
+    # Images that are too large for one piece.
+
+    def limits(self) -> ImageLimits:
+        """Return how large an image may be: larger than one piece where the job can be done by blocks."""
+        limits, side = super().limits(), self._tools().settings.max_large_side
+        if not self.by_blocks() or side <= max(limits.height, limits.width):
+            return limits
+        return replace(limits, height=side, width=side, sides="MAX_LARGE_SIDE")
+
+    def by_blocks(self) -> bool:
+        """Return whether the job can be done block by block: its steps look at what is near alone."""
+        prepare, finish = self.step_names().values()
+        return prepare in VIEWS and finish in LOCAL and not whole_number(self.job, "cuts", 0)
+
+    def process(self, image: OpenImage) -> str:
+        """Analyse the image, by blocks where it is too large for one piece, and deliver; return the status."""
+        if not self.by_blocks() or is_one_piece(image, super().limits(), job_scale(self.job, self._tools().settings)):
+            return super().process(image)
+        self.prepare(image)
+        large = LargeImage(image, self.work.folder / "planes", self._predicting)
+        labels = understood(partial(self.segment_large, large), image)
+        if labels.cut:
+            self.logger.warning("Job %s: %d of %d objects may lack a part", self.job.key, labels.cut, labels.count)
+        self.work.enter(Status.SAVING_RESULTS)
+        name, folder = self.work.name, self.work.folder / "output"
+        return self.work.deliver(
+            save_large_labels(labels.planes, name, folder, pattern=self.file_name, stack=self.stack)
+        )
+
+    def segment_large(self, large: LargeImage, image: OpenImage) -> LargeLabels:
+        """Do by blocks what `analyze` does in one piece."""
+        indexes = self.chosen_channels(image).indexes
+        sample = large.sample(indexes)
+        parts, _ = self.parts(sample)
+        scale = self.scale(self.job, sample)
+        chosen = [(model, indexes[channels]) for model, channels in parts]
+        values = math.prod(image.sizes[:3]) * sum(len(channels) for _, channels in chosen)
+        check_zoom(values, scale, self._tools().settings.max_image_pixels)
+        self.work.parameters["scale"] = scale
+        return large.segment(chosen, self.recipe(scale))
+
+    def recipe(self, scale: float) -> Recipe:
+        """Return what is done with a large image, besides the model."""
+        names = self.step_names()
+        self.work.parameters |= names
+        return Recipe(names["preprocess_function"], POST_PROCESSES[names["postprocess_function"]], scale=scale)
 
     def scale(self, job: Job, image: Image) -> float:
         """Return the job's zoom; where it is blank that which a model finds, if the settings say so, else 1."""
@@ -129,7 +187,7 @@ class ImageFileConsumer(ImageConsumer):
         self.work.note(label=label)
         return label
 
-    def choose(self, picture: ImageFile) -> Choice:
+    def choose(self, picture: ImageHeader) -> Choice:
         """Return the channels that the job names; else all, or the nuclei's where the model takes one channel."""
         choice = super().choose(picture)
         if choice.origin == "job" or len(choice.indexes) == 1:
@@ -149,7 +207,7 @@ class SegmentationConsumer(ImageFileConsumer):
     unspoken = frozenset({Status.POST_PROCESSING})
     file_name = "{name}_batch_{batch}_feature_{feature}.tif"
 
-    def choose(self, picture: ImageFile) -> Choice:
+    def choose(self, picture: ImageHeader) -> Choice:
         """Return the channel of each role that the job names; without any, the channel of the nuclei."""
         parts = self.channel_parts()
         if len(parts) > len(ROLES):
@@ -164,77 +222,21 @@ class SegmentationConsumer(ImageFileConsumer):
             return choice.indexes
         return {role: index for role, index in zip(ROLES, choice.positions, strict=False) if index is not None}
 
-    def analyze(self, image: Image, job: Job) -> Result:
-        """Segment each role that the job names, its channel taken in turn; without any, the image is nuclei."""
+    def parts(self, image: Image) -> tuple[list[tuple[ModelId, slice]], tuple[str, ...]]:  # noqa: ARG002 - nobody looks
+        """Return the model of each role that the job names, its channel taken in turn; without any, nuclei."""
         settings = self._tools().settings
         models = dict(zip(ROLES, (settings.nuclear_model, settings.cytoplasm_model, settings.phase_model), strict=True))
         roles = tuple(role for role, part in zip(ROLES, self.channel_parts(), strict=False) if part)
         if not roles:
-            return self.segment([(self.job_model() or self.default_model(), image)], job)
-        parts = [(self.job_model() or models[role], image[..., i : i + 1]) for i, role in enumerate(roles)]
-        return self.segment(parts, job, roles)
+            return [(self.job_model() or self.default_model(), slice(None))], ()
+        return [(self.job_model() or models[role], slice(i, i + 1)) for i, role in enumerate(roles)], roles
 
 
-def steps(
-    job: Job,
-    field: str,
-    default: str,
-    table: Mapping[str, Callable[[Given], Made]],
-    size: tuple[int, int] | None = None,
-) -> Callable[[Given], Made]:
-    """Return the chain of steps that a field of the job names; `size` are the rows and columns of the image."""
-    try:
-        return chain(job.get(field, default), table, field, size)
-    except ValueError as error:
-        raise JobRejected(str(error)) from None
-
-
-def understood(step: Callable[[Given], Made], given: Given) -> Made:
-    """Return `step(given)`; what the step refuses is the input's fault."""
-    try:
-        return step(given)
-    except ValueError as error:
-        raise JobRejected(f"The image cannot be processed: {error}") from error
-
-
-def job_scale(job: Job, settings: Settings) -> float:
-    """Return the job's zoom (image pixel size / model pixel size); 1 where it is blank."""
-    text = job.get("scale", "1")
-    try:
-        scale = float(text)
-    except ValueError:
-        scale = math.nan
-    if not settings.min_scale <= scale <= settings.max_scale:
-        raise JobRejected(
-            f"The field 'scale' is {text!r}: allowed is a number from {settings.min_scale:g} to {settings.max_scale:g}"
-        )
-    return scale
-
-
-def checked_label(text: str, given: str) -> int:
-    """Return `text` as an index into `LABELS`; JobRejected begins with `given` where it is none."""
-    allowed = {str(number): number for number in range(len(LABELS))}
-    if text not in allowed:
-        raise JobRejected(f"{given}: allowed are " + ", ".join(f"{i} ({what})" for i, what in enumerate(LABELS)))
-    return allowed[text]
-
-
-def whole_number(job: Job, field: str, default: int) -> int:
-    """Return a field that counts; JobRejected names it where it does not."""
-    text = job.get(field, str(default))
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise JobRejected(f"The field {field!r} is {text!r}: allowed is a whole number from 0")
-    return int(text)
-
-
-def check_zoom(images: Sequence[Image], scale: float, allowed: int) -> None:
-    """JobRejected where the images together, zoomed, have more values than an image may have."""
-    values = sum(image.size for image in images) * scale**2
-    if values > allowed:
-        raise JobRejected(
-            f"The field 'scale' is {scale:g}: the image would grow to {values:.0f} values, "
-            f"allowed are {allowed} (MAX_IMAGE_PIXELS)"
-        )
+def is_one_piece(image: ImageHeader, most: ImageLimits, scale: float) -> bool:
+    """Return whether an image, and all of its frames together as they are zoomed, are no larger than one piece."""
+    frames, height, width, _ = image.sizes
+    pixels = frames * height * width * scale**2
+    return height <= most.height and width <= most.width and pixels <= most.height * most.width
 
 
 def zoomed(image: Image, scale: float) -> Image:

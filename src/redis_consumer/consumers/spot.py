@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from redis_consumer.arrays import Spots
+from redis_consumer.consumers.fields import understood
 from redis_consumer.consumers.image import ImageConsumer
-from redis_consumer.consumers.segmentation import understood
-from redis_consumer.consumers.work import dim_order
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import ModelId, Status
 from redis_consumer.processing import min_max_normalize
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redis_consumer.arrays import AnyArray, Image, Result
-    from redis_consumer.images import ImageFile
     from redis_consumer.job import Job
     from redis_consumer.spots import Points
 
@@ -36,18 +34,13 @@ class SpotConsumer(ImageConsumer):
     """
 
     unspoken = frozenset({Status.POST_PROCESSING})
+    notes_axes = True
 
     @staticmethod
     def warm_up() -> None:
         """Load the libraries of the array functions."""
         blank = np.zeros((1, 8, 8, 2), np.float32)
         detect_spots(min_max_normalize(blank), blank)
-
-    def load(self) -> ImageFile:
-        """Return the job's image."""
-        picture = super().load()
-        self.work.note(dim_order=dim_order(picture))
-        return picture
 
     def analyze(self, image: Image, job: Job) -> Result:  # noqa: ARG002 - the contract's parameter
         """Find the spots of every frame; an image without any is no failure."""

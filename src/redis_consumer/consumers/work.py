@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from redis_consumer.archives import zip_files
-from redis_consumer.images import ImageFile, ImageLimits, read_image
+from redis_consumer.images import ImageFile, ImageHeader, ImageLimits, OpenImage, open_image
 from redis_consumer.images.axes import CHANNELS, FRAMES
 from redis_consumer.job import Status
 from redis_consumer.results import safe_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from redis_consumer.job import Job
     from redis_consumer.queues.base import FieldValue, JobQueue
@@ -36,6 +38,8 @@ TIME_FIELDS = {
 
 PROGRESS_SECONDS = 1.0
 """`progress` is written at most this often: nobody polls faster."""
+LARGE_BYTES = 2**25
+"""Larger files are read by ranges, where that is wanted; smaller ones at once."""
 UPLOADS = 8
 """Under way at once for one job: a label image as OME-Zarr has an object for each chunk."""
 
@@ -96,21 +100,31 @@ class Work:
     def fetch(self) -> Path:
         """Download the job's input; return its path."""
         path = Path(self._storage.download(self.job.require("input_file_name"), self.folder / "input"))
-        if shown := PurePosixPath(safe_name(self.name)).name:
-            # Errors name the file, and the user knows it by this name, not by its key in the bucket.
+        if shown := self._shown():
             path = path.replace(path.with_name(shown))
         self.input = path
         return path
 
+    @contextmanager
+    def open(self, limits: ImageLimits, *, by_ranges: bool = False) -> Iterator[OpenImage]:
+        """Give the job's image, its header checked, before its pixels are read: while the context lasts.
+
+        It is downloaded first; with `by_ranges` a large one is not, and what is not read does not travel.
+        """
+        axes = self.job.get("dimension_order")
+        with ExitStack() as stack:
+            file: Path | BinaryIO
+            if by_ranges:
+                ranges = stack.enter_context(self._storage.open(self.job.require("input_file_name")))
+                file = io.BytesIO(ranges.read()) if ranges.size <= LARGE_BYTES else io.BufferedReader(ranges)
+            else:
+                file = self.fetch()
+            yield stack.enter_context(open_image(file, axes=axes, limits=limits, name=self._shown()))
+
     def load(self, settings: Settings) -> ImageFile:
         """Download and read the job's image; what it was taken for is written with the stage that begins."""
-        limits = ImageLimits(
-            height=settings.max_image_height,
-            width=settings.max_image_width,
-            frames=settings.max_image_frames,
-            pixels=settings.max_image_pixels,
-        )
-        picture = read_image(self.fetch(), axes=self.job.get("dimension_order"), limits=limits)
+        with self.open(image_limits(settings)) as image:
+            picture = image.read()
         self.enter(Status.PRE_PROCESSING, described(picture))
         return picture
 
@@ -160,6 +174,10 @@ class Work:
         """The name that results carry: the user's own, folders included, or the key's."""
         return self.job.get("original_name") or PurePosixPath(self.job.get("input_file_name")).name
 
+    def _shown(self) -> str:
+        """Return what errors call the image: the user knows it by this name, not by its key in the bucket."""
+        return PurePosixPath(safe_name(self.name)).name
+
     def _ended(self) -> dict[str, FieldValue]:
         """Close the running stage; its seconds, added up where it ran more than once."""
         now = time.monotonic()
@@ -169,7 +187,17 @@ class Work:
         return {TIME_FIELDS[self._stage]: round(spent, 6)}
 
 
-def described(picture: ImageFile) -> dict[str, FieldValue]:
+def image_limits(settings: Settings) -> ImageLimits:
+    """Return how large an image may be that is analysed in one piece."""
+    return ImageLimits(
+        height=settings.max_image_height,
+        width=settings.max_image_width,
+        frames=settings.max_image_frames,
+        pixels=settings.max_image_pixels,
+    )
+
+
+def described(picture: ImageHeader) -> dict[str, FieldValue]:
     """Return what is written into the job about its image: axes in the file's order, who named them, and sizes."""
     fields: dict[str, FieldValue] = {
         "image_axes": picture.axes,
@@ -179,7 +207,7 @@ def described(picture: ImageFile) -> dict[str, FieldValue]:
     return {**fields, "image_others": picture.others} if picture.others else fields
 
 
-def dim_order(picture: ImageFile) -> str:
+def dim_order(picture: ImageHeader) -> str:
     """Return the field `dim_order`: the axes of the file for DeepCell Label, which opens the same file.
 
     In the file's order, those of length 1 left out, in the letters that the Kiosk's page uses: Y, X, C, and B for

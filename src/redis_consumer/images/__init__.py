@@ -6,53 +6,51 @@ the libraries that decode are imported with the first file that needs them.
 
 from __future__ import annotations
 
-import math
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+import io
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from redis_consumer.arrays import laid_out
-from redis_consumer.errors import ConsumerError, JobRejected, kind_of
+from redis_consumer.errors import JobRejected
 from redis_consumer.images.axes import CHANNELS, FRAMES, Origin, resolve
+from redis_consumer.images.blocks import Plane, cut
+from redis_consumer.images.checks import (
+    ImageLimits,
+    check_layout,
+    check_sizes,
+    check_type,
+    check_values,
+    check_values_of,
+)
 from redis_consumer.images.pictures import open_npy, open_npz, open_picture, pillow_image
+from redis_consumer.images.source import BinaryFile, Content, Source, readable
 from redis_consumer.images.tiff import open_tiff
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
     from redis_consumer.arrays import AnyArray, Image
-    from redis_consumer.images.source import Source
+    from redis_consumer.images.blocks import Block
+
+__all__ = ["ImageFile", "ImageHeader", "ImageLimits", "OpenImage", "open_image", "read_image", "read_image_seed"]
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-CEILING = 2**31
-"""Values (frames x rows x columns x channels) that no file may declare, whatever the limits."""
 SEED_CEILING = 2**28
-"""The same where nobody gave limits: 60 frames of 2048 x 2048 pixels, 1 GB as float32, fit in."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """The largest image that is taken; the names of the settings are those of the Kiosk."""
-
-    height: int = 2048
-    width: int = 2048
-    frames: int = 60
-    pixels: int = 2**29
-    """Values in all: frames x rows x columns x channels."""
+"""Values that no file may declare where nobody gave limits: 60 frames of 2048 x 2048 pixels fit in, 1 GB as float32."""
 
 
 @dataclass(frozen=True, eq=False)
-class ImageFile:
-    """An image as it was read."""
+class ImageHeader(ABC):
+    """What is known of an image, whether or not its pixels were read."""
 
-    stored: AnyArray
-    """The values, (T, Y, X, C), as they were decoded."""
     axes: str
     """The axes of the file, one letter each, in its order: Y rows, X columns, T, Z, B or I frames, C or S channels."""
     axes_from: Origin
@@ -69,6 +67,29 @@ class ImageFile:
     """One for each channel, where the file (OME) names them; else empty."""
     others: int = 0
     """Further images of the file, which were not read."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Frames, rows, columns and channels."""
+
+    @property
+    @abstractmethod
+    def is_color(self) -> bool:
+        """Whether it is a picture in colours: RGB, and not one grey value three times."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile(ImageHeader):
+    """An image as it was read."""
+
+    stored: AnyArray = field(kw_only=True)
+    """The values, (T, Y, X, C), as they were decoded."""
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Frames, rows, columns and channels."""
+        return cast("tuple[int, int, int, int]", self.stored.shape)
 
     @cached_property
     def pixels(self) -> Image:
@@ -88,6 +109,83 @@ class ImageFile:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class OpenImage(ImageHeader):
+    """An image whose header was read and checked; its pixels are to be had while its file is open.  For one thread."""
+
+    source: Source = field(kw_only=True, repr=False)
+    """What decodes it."""
+    places: Mapping[str, int] = field(kw_only=True)
+    """The axes of `shape`: rows (Y), columns (X), and, where they are longer than 1, frames (T) and channels (C)."""
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Frames, rows, columns and channels."""
+        return cast(
+            "tuple[int, int, int, int]", tuple(self.shape[self.places[k]] if k in self.places else 1 for k in "TYXC")
+        )
+
+    @cached_property
+    def is_color(self) -> bool:
+        """Whether it is a picture in colours: RGB, and not one grey value three times.
+
+        Read are the pixels up to the first that is not grey.
+        """
+        return self.is_rgb and any(
+            not np.array_equal(grey, other)
+            for frame in range(self.sizes[0])
+            for channel in range(1, self.sizes[-1])
+            for (*_, grey), (*_, other) in zip(self.blocks(frame, 0), self.blocks(frame, channel), strict=True)
+        )
+
+    def read(self) -> ImageFile:
+        """Read all of it.  JobRejected where it is damaged."""
+        header = {field.name: getattr(self, field.name) for field in fields(ImageHeader)}
+        with readable(self.name):
+            return ImageFile(**header, stored=self._decoded())
+
+    def blocks(self, frame: int, channel: int) -> Iterator[Block]:
+        """Yield one plane of `read().stored` in pieces: rows, columns, and the values there, (rows, columns).
+
+        Each pixel comes once, blocks in the order of their first rows, then of their first columns.  A block has at
+        most `redis_consumer.images.blocks.BLOCK_VALUES` values, or is one row or one tile of the file.  No more than
+        a few blocks are in memory at once where the file allows: a TIFF, by its strips or tiles, uncompressed ones by
+        rows, and an NPY file; any other is decoded as a whole with the first block.  JobRejected where it is damaged.
+        """
+        for index, size in ((frame, self.sizes[0]), (channel, self.sizes[-1])):
+            if not 0 <= index < size:
+                raise IndexError(f"there is no frame {frame} with a channel {channel}: sizes are {self.sizes}")
+        return self._blocks(frame, channel)
+
+    def _blocks(self, frame: int, channel: int) -> Iterator[Block]:
+        chosen = {self.places.get("T"): frame, self.places.get("C"): channel}
+        at = tuple(chosen.get(axis, 0) for axis in range(len(self.shape)))
+        with readable(self.name):
+            found = self.source.blocks(Plane(at, self.places["Y"], self.places["X"]))
+            yield from found if found is not None else cut(self._whole[frame, :, :, channel])
+
+    @cached_property
+    def _whole(self) -> AnyArray:
+        """The values of an image that is only to be had as a whole, (T, Y, X, C)."""
+        return self._decoded()
+
+    def _decoded(self) -> AnyArray:
+        kinds = {axis: kind for kind, axis in self.places.items()}
+        long = sorted(kinds)
+        array = self.source.decode().reshape([self.shape[axis] for axis in long])
+        return laid_out(array, "".join(kinds[axis] for axis in long))
+
+
+class _Alone(io.FileIO):
+    """A file without a number: tifffile takes it for no file of a folder, and opens none of its neighbours.
+
+    OME metadata may name any path of the disk as the place of their pixels.
+    """
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
+
+
 def read_image(path: str | Path, *, axes: str = "", limits: ImageLimits | None = None) -> ImageFile:
     """Read an image file: TIFF of every common kind, PNG, JPEG, BMP, GIF, WebP, JPEG 2000, PPM, NPY, NPZ.
 
@@ -95,19 +193,54 @@ def read_image(path: str | Path, *, axes: str = "", limits: ImageLimits | None =
     in one line with the file's base name, for what is empty, damaged, cut short, too large or of an unknown kind, and
     for axes that do not fit.  NaN and infinite values are passed on, and grey values are those of the file.
     """
-    path = Path(path)
-    with _readable(path), _opened(path) as source:
-        _check_values_of(path.name, source)
-        letters, origin = resolve(path.name, source.shape, source.axes, axes)
-        kept = [i for i, size in enumerate(source.shape) if size > 1 or letters[i] in "YX"]
-        layout, sizes = "".join(letters[i] for i in kept), [source.shape[i] for i in kept]
-        _check_layout(path.name, layout, sizes)
-        remark = "" if origin == "metadata" else f"; its shape {source.shape} was taken for {letters}"
-        _check(path.name, layout, sizes, limits, remark)
-        stored = laid_out(source.decode().reshape(sizes), layout)
-    is_rgb = source.is_rgb and "S" in layout
-    names = source.channel_names if len(source.channel_names) == stored.shape[-1] else ()
-    return ImageFile(stored, letters, origin, source.shape, source.dtype, is_rgb, path.name, names, source.others)
+    with open_image(path, axes=axes, limits=limits) as image:
+        return image.read()
+
+
+@contextmanager
+def open_image(
+    file: str | Path | BinaryFile, *, axes: str = "", limits: ImageLimits | None = None, name: str = ""
+) -> Iterator[OpenImage]:
+    """Give an image whose header was read and checked, as `read_image` does it: same arguments, same errors.
+
+    `file` is a path, or a file that is open for reading and can go to any place; then errors call it `name`.  The
+    pixels are read when they are asked for, as long as the context lasts.
+    """
+    with ExitStack() as stack:
+        content = stack.enter_context(_content(file, name))
+        with readable(content.name):
+            image = _checked(content.name, stack.enter_context(_opened(content)), axes, limits)
+        yield image
+
+
+def _checked(name: str, source: Source, axes: str, limits: ImageLimits | None) -> OpenImage:
+    check_values_of(name, source)
+    letters, origin = resolve(name, source.shape, source.axes, axes)
+    kept = [i for i, size in enumerate(source.shape) if size > 1 or letters[i] in "YX"]
+    layout, sizes = "".join(letters[i] for i in kept), [source.shape[i] for i in kept]
+    check_layout(name, layout, sizes)
+    remark = "" if origin == "metadata" else f"; its shape {source.shape} was taken for {letters}"
+    check_sizes(name, layout, sizes, limits, remark)
+    source.check()
+    places = {_kind(letters[i]): i for i in kept}
+    channels = source.shape[places["C"]] if "C" in places else 1
+    return OpenImage(
+        axes=letters,
+        axes_from=origin,
+        shape=source.shape,
+        dtype=source.dtype,
+        is_rgb=source.is_rgb and "S" in layout,
+        name=name,
+        channel_names=source.channel_names if len(source.channel_names) == channels else (),
+        others=source.others,
+        source=source,
+        places=places,
+    )
+
+
+def _kind(letter: str) -> str:
+    """Return the axis of the layout (T, Y, X, C) that a letter belongs to."""
+    return "T" if letter in FRAMES else "C" if letter in CHANNELS else letter
 
 
 def read_image_seed(path: str | Path) -> npt.NDArray[np.float32]:
@@ -117,98 +250,44 @@ def read_image_seed(path: str | Path) -> npt.NDArray[np.float32]:
     included.  Others: (rows, columns, channels) with 1 channel for grey, 2 with alpha, 3 for RGB and palettes, 4
     for RGBA and CMYK.  Errors as for `read_image`.
     """
-    path = Path(path)
-    with _readable(path):
-        if _start_of(path).startswith(TIFF_STARTS):
-            with open_tiff(path, first=True) as source:
-                _check_type(path.name, source)
-                _check_values(path.name, source.shape, SEED_CEILING)
+    with _content(path) as content, readable(content.name):
+        if _start_of(content).startswith(TIFF_STARTS):
+            with open_tiff(content, first=True) as source:
+                check_type(content.name, source)
+                check_values(content.name, source.shape, SEED_CEILING)
+                source.check()
                 return source.decode().astype(np.float32)[..., np.newaxis]
-        with pillow_image(path) as image:
-            _check_values(path.name, (image.height, image.width), SEED_CEILING)
+        with pillow_image(content) as image:
+            check_values(content.name, (image.height, image.width), SEED_CEILING)
             array = np.asarray(image.convert("RGB") if image.mode in ("P", "PA") else image, dtype=np.float32)
     return array[..., np.newaxis] if array.ndim == 2 else array  # noqa: PLR2004 - rows and columns only
 
 
-def _opened(path: Path) -> AbstractContextManager[Source]:
-    """Return the reader for what the file is; its name says nothing."""
-    start = _start_of(path)
-    if start.startswith(TIFF_STARTS):
-        return open_tiff(path)
-    if start.startswith(b"\x93NUMPY"):
-        return open_npy(path)
-    if start.startswith(b"PK\x03\x04"):
-        return open_npz(path)
-    return open_picture(path)
-
-
-def _start_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        start = file.read(8)
-    if not start:
-        raise JobRejected(f"The image {path.name!r} cannot be read: it is empty")
-    return start
-
-
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Make one clear line of whatever a decoder throws at a damaged file; a file that is not there is a bug."""
-    try:
-        yield
-    except (ConsumerError, MemoryError, FileNotFoundError):
-        raise
-    except Exception as error:
-        fault = f"it is damaged or no image{kind_of(error)}"
-        raise JobRejected(f"The image {path.name!r} cannot be read: {fault}") from error
+def _content(file: str | Path | BinaryFile, name: str = "") -> Iterator[Content]:
+    """Give the bytes of a file; one that was opened here is closed."""
+    if isinstance(file, (str, Path)):
+        with io.BufferedReader(_Alone(file)) as opened:
+            yield Content(opened, name or Path(file).name, Path(file).stat().st_size)
+    else:
+        yield Content(file, name, file.seek(0, io.SEEK_END))
 
 
-def _check_values_of(name: str, source: Source) -> None:
-    """Reject values that are no intensities."""
-    _check_type(name, source)
-    if source.foreign_colors:
-        raise JobRejected(
-            f"The image {name!r} has colours of the kind {source.foreign_colors}: allowed are grey values and RGB"
-        )
+def _opened(content: Content) -> AbstractContextManager[Source]:
+    """Return the reader for what the file is; its name says nothing."""
+    start = _start_of(content)
+    if start.startswith(TIFF_STARTS):
+        return open_tiff(content)
+    if start.startswith(b"\x93NUMPY"):
+        return open_npy(content)
+    if start.startswith(b"PK\x03\x04"):
+        return open_npz(content)
+    return open_picture(content)
 
 
-def _check_type(name: str, source: Source) -> None:
-    if source.dtype.kind not in "buif":
-        raise JobRejected(f"The image {name!r} has values of type {source.dtype}: allowed are real numbers")
-
-
-def _check_layout(name: str, layout: str, sizes: Sequence[int]) -> None:
-    """Reject two axes of frames, or channels of colours."""
-    if not set("YX") <= set(layout):
-        raise JobRejected(f"The image {name!r} cannot be read: it is damaged, nothing says how large it is")
-    kinds = (set(layout) & set(FRAMES), set(layout) & set(CHANNELS))
-    if any(len(kind) > 1 for kind in kinds) or len(set(layout)) != len(layout):
-        times = " x ".join(map(str, sizes))
-        raise JobRejected(
-            f"The image {name!r} has the axes {layout} ({times}): allowed are Y and X, one of T, Z, B and one of C, S"
-        )
-
-
-def _check(name: str, layout: str, sizes: Sequence[int], limits: ImageLimits | None, remark: str) -> None:
-    """Reject what the header declares, where it is too large; `layout` names `sizes`."""
-    if limits:
-        axes = dict(zip(layout, sizes, strict=True))
-        height, width = axes["Y"], axes["X"]
-        if height > limits.height or width > limits.width:
-            raise JobRejected(
-                f"The image {name!r} has {height} x {width} pixels: "
-                f"allowed are {limits.height} x {limits.width} (MAX_IMAGE_HEIGHT, MAX_IMAGE_WIDTH){remark}"
-            )
-        frames = math.prod(size for axis, size in axes.items() if axis in FRAMES)
-        if frames > limits.frames:
-            allowed = f"allowed are {limits.frames} (MAX_IMAGE_FRAMES){remark}"
-            raise JobRejected(f"The image {name!r} has {frames} frames: {allowed}")
-    _check_values(name, sizes, limits.pixels if limits else CEILING)
-
-
-def _check_values(name: str, sizes: Sequence[int], allowed: int) -> None:
-    values = math.prod(sizes)
-    if not values:
-        raise JobRejected(f"The image {name!r} cannot be read: it declares no pixels, shape {tuple(sizes)}")
-    if values > allowed:
-        times = " x ".join(map(str, sizes))
-        raise JobRejected(f"The image {name!r} has {values} values ({times}): allowed are {allowed}")
+def _start_of(content: Content) -> bytes:
+    content.file.seek(0)
+    start = content.file.read(8)
+    if not start:
+        raise JobRejected(f"The image {content.name!r} cannot be read: it is empty")
+    return start

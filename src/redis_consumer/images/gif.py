@@ -9,12 +9,12 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import IO
+    from redis_consumer.images.source import BinaryFile
 
 COMMENT, APPLICATION = 254, 255
 
 
-def frame_pixels(file: IO[bytes]) -> int:
+def frame_pixels(file: BinaryFile) -> int:
     """Return the pixels of the first frame of a GIF that `file` stands at the start of; 0 if there is none."""
     screen = file.read(13)
     if len(screen) == 13 and screen[10] & 0x80:  # noqa: PLR2004 - the length of the head; its flag "has a palette"
@@ -29,7 +29,7 @@ def frame_pixels(file: IO[bytes]) -> int:
     return 0
 
 
-def _skip_extension(file: IO[bytes]) -> None:
+def _skip_extension(file: BinaryFile) -> None:
     label = file.read(1)
     block = _block(file)
     if label == bytes([COMMENT]):
@@ -42,7 +42,7 @@ def _skip_extension(file: IO[bytes]) -> None:
         pass
 
 
-def _block(file: IO[bytes]) -> bytes:
+def _block(file: BinaryFile) -> bytes:
     """Return a sub-block; empty at the end of a row of them."""
     size = file.read(1)
     return file.read(size[0]) if size else b""

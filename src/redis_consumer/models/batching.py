@@ -1,4 +1,4 @@
-"""Many tiles through a model: cut into batches, several in flight, results in one array for each output.
+"""Many tiles through a model: cut into batches, several in flight, results in their order.
 
 Knows neither how tiles are made nor how a server is reached.
 """
@@ -6,22 +6,27 @@ Knows neither how tiles are made nor how a server is reached.
 from __future__ import annotations
 
 import math
+import sys
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import chain, islice
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from redis_consumer.errors import BatchTooLarge, InvalidModelInput, OutOfMemory, PredictionFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from redis_consumer.arrays import AnyArray
     from redis_consumer.job import ModelId
     from redis_consumer.models.base import ModelServer
 
+T = TypeVar("T")
 
 IN_FLIGHT = 2
 """Requests under way for one image: one is computed while the next one travels."""
@@ -96,6 +101,29 @@ def batch_size_for(shape: Sequence[int | None], maximum: int, *, unit: int = 128
     return max(1, min(maximum, math.floor(maximum / tile)))
 
 
+def predict_stream(
+    server: ModelServer,
+    model: ModelId,
+    tiles: Iterable[AnyArray],
+    *,
+    batch_size: int,
+    in_flight: int = IN_FLIGHT,
+    limits: BatchLimits | None = None,
+) -> Iterator[dict[str, AnyArray]]:
+    """Yield the outputs for `tiles` batch by batch in their order: arrays (n, ...) by name, sorted by name.
+
+    Sends at most `batch_size` tiles at a time, fewer where the server said so or ran out of memory (`limits` keeps
+    that for the next call).  Tiles are made as they are needed, while `in_flight` requests are under way: those wait
+    in memory, and what was answered and not yet taken.  The first batch that fails cancels those not yet sent, and
+    its error is raised.  InvalidModelInput where the model takes more than one input.
+    """
+    name, known = _only_input(server, model), limits or BatchLimits()
+    requests = _Requests(server, model, known)
+    batches = _batches(iter(tiles), lambda: known.cap(model, batch_size))
+    calls = (partial(requests, {name: batch}) for batch in batches)
+    yield from _in_parallel(calls, in_flight) if in_flight > 1 else (call() for call in calls)
+
+
 def predict_batches(
     server: ModelServer,
     model: ModelId,
@@ -108,23 +136,22 @@ def predict_batches(
 ) -> dict[str, AnyArray]:
     """Return the outputs for `tiles`, an array (N, ...), as arrays (N, ...) by name, sorted by name.
 
-    Sends at most `batch_size` tiles at a time, fewer where the server said so or ran out of memory (`limits` keeps
-    that for the next call), and keeps `in_flight` requests under way.  `on_batch(done, total)` is told of every
-    batch, one at a time.  The first batch that fails cancels those not yet sent, and its error is raised.
-    InvalidModelInput where the model takes more than one input, or there are no tiles.
+    As `predict_stream`; `on_batch(done, total)` is told of every batch.  InvalidModelInput where there are no tiles.
     """
-    name = _only_input(server, model)
     if not len(tiles):
         raise InvalidModelInput(f"Model {model}: no tiles to predict on, the array has shape {tiles.shape}")
-    run = _Run(server, model, {name: tiles}, limits or BatchLimits(), on_batch)
-    size = run.limits.cap(model, batch_size)
-    spans = [(start, min(start + size, len(tiles))) for start in range(0, len(tiles), size)]
-    if in_flight < 2 or len(spans) == 1:  # noqa: PLR2004 - no company, no threads
-        for span in spans:
-            run.predict(*span)
-    else:
-        _in_parallel(run, spans, in_flight)
-    return dict(sorted(run.outputs.items()))
+    outputs: dict[str, AnyArray] = {}
+    done = 0
+    for made in predict_stream(server, model, tiles, batch_size=batch_size, in_flight=in_flight, limits=limits):
+        size = len(next(iter(made.values())))
+        if size == len(tiles):
+            outputs = made
+        for name, array in made.items() if size < len(tiles) else ():
+            outputs.setdefault(name, np.empty((len(tiles), *array.shape[1:]), array.dtype))[done : done + size] = array
+        done += size
+        if on_batch is not None:
+            on_batch(done, len(tiles))
+    return outputs
 
 
 def predict_together(
@@ -139,86 +166,83 @@ def predict_together(
 
     One request after the other, of at most `batch_size` entries; else as `predict_batches`.
     """
-    run = _Run(server, model, inputs, limits or BatchLimits(), None)
-    size = run.limits.cap(model, batch_size)
-    for start in range(0, run.count, size):
-        run.predict(start, min(start + size, run.count))
-    return dict(sorted(run.outputs.items()))
+    return _Requests(server, model, limits or BatchLimits(), batch_size)(inputs)
 
 
-class _Run:
-    """One call of these functions: what its threads share."""
+class _Requests:
+    """Sends entries to one model, as many at a time as it takes.  Safe for several threads."""
 
-    def __init__(
-        self,
-        server: ModelServer,
-        model: ModelId,
-        inputs: Mapping[str, AnyArray],
-        limits: BatchLimits,
-        on_batch: Callable[[int, int], None] | None,
-    ) -> None:
-        self.server = server
-        self.model = model
-        self.inputs = inputs
-        self.count = len(next(iter(inputs.values())))
-        self.limits = limits
-        self.on_batch = on_batch
-        self.outputs: dict[str, AnyArray] = {}
-        self._done = 0
+    def __init__(self, server: ModelServer, model: ModelId, limits: BatchLimits, most: int = sys.maxsize) -> None:
+        self._server = server
+        self._model = model
+        self._limits = limits
+        self._most = most
+        self._expected: dict[str, tuple[int, ...]] = {}
         self._lock = threading.Lock()
 
-    def predict(self, start: int, stop: int) -> None:
-        """Predict on these tiles, in smaller batches where the server finds them too many."""
-        while start < stop:
-            size = self.limits.cap(self.model, stop - start)
-            batch = {name: array[start : start + size] for name, array in self.inputs.items()}
-            try:
-                made = self.server.predict(self.model, batch)
-            except BatchTooLarge as error:
-                if size == 1:
-                    raise
-                self.limits.learn(self.model, min(error.limit, size - 1))
-                continue
-            except OutOfMemory:
-                if size == 1:
-                    raise
-                self.limits.halve(self.model, size)
-                continue
-            self.limits.fitted(self.model, size)
-            self._store(start, size, made)
-            start += size
+    def __call__(self, inputs: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        """Return the outputs for `inputs`, arrays (N, ...), in several requests where they are too many."""
+        count, start, parts = len(next(iter(inputs.values()))), 0, []
+        while start < count:
+            size = self._limits.cap(self._model, min(self._most, count - start))
+            made = self._attempt({name: array[start : start + size] for name, array in inputs.items()}, size)
+            if made is not None:
+                parts.append(made)
+                start += size
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _store(self, start: int, size: int, made: dict[str, AnyArray]) -> None:
-        with self._lock:
-            if not self.outputs:
-                self.outputs = {
-                    name: np.empty((self.count, *array.shape[1:]), array.dtype) for name, array in made.items()
-                }
-            self._check(size, made)
-        for name, array in made.items():  # apart from each other, so without the lock
-            self.outputs[name][start : start + size] = array
-        with self._lock:
-            self._done += size
-            if self.on_batch is not None:
-                self.on_batch(self._done, self.count)
+    def _attempt(self, batch: Mapping[str, AnyArray], size: int) -> dict[str, AnyArray] | None:
+        """Return the outputs for `batch`, sorted by name; None where it was too large, and a smaller one is due."""
+        try:
+            made = self._server.predict(self._model, batch)
+        except BatchTooLarge as error:
+            if size == 1:
+                raise
+            self._limits.learn(self._model, min(error.limit, size - 1))
+            return None
+        except OutOfMemory:
+            if size == 1:
+                raise
+            self._limits.halve(self._model, size)
+            return None
+        self._limits.fitted(self._model, size)
+        self._check(size, made)
+        return dict(sorted(made.items()))
 
-    def _check(self, size: int, made: dict[str, AnyArray]) -> None:
-        expected = {name: (size, *array.shape[1:]) for name, array in self.outputs.items()}
+    def _check(self, size: int, made: Mapping[str, AnyArray]) -> None:
         found = {name: array.shape for name, array in made.items()}
+        with self._lock:
+            self._expected = self._expected or {name: shape[1:] for name, shape in found.items()}
+        expected = {name: (size, *shape) for name, shape in self._expected.items()}
         if found != expected:
             raise PredictionFailed(
-                f"Model {self.model} gave outputs of shape {found}, expected are {expected}: "
+                f"Model {self._model} gave outputs of shape {found}, expected are {expected}: "
                 "one entry for each tile, and all tiles alike"
             )
 
 
-def _in_parallel(run: _Run, spans: list[tuple[int, int]], in_flight: int) -> None:
-    pool = ThreadPoolExecutor(min(in_flight, len(spans)), thread_name_prefix="predict")
+def _batches(tiles: Iterator[AnyArray], size: Callable[[], int]) -> Iterator[AnyArray]:
+    while batch := list(islice(tiles, size())):
+        yield np.stack(batch)
+
+
+def _in_parallel(calls: Iterator[Callable[[], T]], in_flight: int) -> Iterator[T]:
+    """Yield what the calls return, in their order, with so many of them under way."""
+    first = list(islice(calls, 2))
+    if len(first) < 2:  # noqa: PLR2004 - no company, no threads
+        yield from (call() for call in first)
+        return
+    calls = chain(first, calls)
+    pool = ThreadPoolExecutor(in_flight, thread_name_prefix="predict")
+    waiting = deque(pool.submit(call) for call in islice(calls, in_flight))
     try:
-        futures = [pool.submit(run.predict, *span) for span in spans]
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
+        while waiting:
+            result = waiting.popleft().result()
+            # Before the result is handed over: the server must not wait while it is worked on.
+            waiting.extend(pool.submit(call) for call in islice(calls, 1))
+            yield result
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -34,6 +34,7 @@ from redis_consumer.processing.tiling import CutGrid, TileGrid, cut, join, tile,
 from redis_consumer.processing.watershed import deep_watershed, watershed
 
 __all__ = [
+    "LOCAL",
     "POST_PROCESSES",
     "PRE_PROCESSES",
     "TAKE_BOXES",
@@ -111,6 +112,19 @@ TAKE_SIZE = frozenset({"retinanet"})
 
 TAKE_BOXES = frozenset({"retinanet", "retinanet-semantic"})
 """Names of functions whose model predicts boxes in whole frames, no image."""
+
+LOCAL = frozenset(
+    {
+        "deep_watershed",
+        "deepcell",
+        "mibi",
+        "multiplex_postprocess",
+        "multiplex_postprocess_consumer",
+        "pixelwise",
+        "watershed",
+    }
+)
+"""Names of functions whose labels (T, Y, X, 1) depend on what is near alone: so they may be made block by block."""
 
 MOST_STEPS = 20
 """In one field of a job."""

@@ -10,9 +10,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import skimage as ski  # loads its parts at their first use
 
 from redis_consumer.processing.checks import require_finite
+from redis_consumer.processing.clahe import equalized
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,18 +45,16 @@ def normalize(image: AnyArray, epsilon: float = 1e-7) -> Image:
 def histogram_normalization(image: AnyArray, kernel_size: int | None = None) -> Image:
     """Return float32 planes whose grey values span 0 to 1, contrast equalized locally; a constant plane is zeros.
 
-    Contrast-limited adaptive histogram equalization (Zuiderveld, "Contrast limited adaptive histogram
-    equalization", Graphics Gems IV, 1994) with clip limit 0.01.  `kernel_size` is the side of a region in
-    pixels; None is an eighth of the plane on either axis, so that the result depends on the size of the whole
-    image: call this before cutting tiles.  ValueError for values that are not finite.
+    The method is that of `redis_consumer.processing.clahe`.  `kernel_size` is the side of a region in pixels; None is
+    an eighth of the plane on either axis, so that the result depends on the size of the whole image: call this before
+    cutting tiles.  ValueError for values that are not finite.
     """
 
     def equalize(plane: Plane) -> Plane:
         if plane.min() == plane.max():
             _log.warning("A plane of the image is constant; it is normalized to zeros")
             return np.zeros_like(plane)
-        scaled = ski.exposure.rescale_intensity(plane, out_range=(0.0, 1.0))
-        return ski.exposure.equalize_adapthist(scaled, kernel_size=kernel_size)  # type: ignore[no-any-return]  # no types there
+        return equalized(plane, kernel_size)
 
     return _by_plane(image.astype(np.float32), equalize)
 

@@ -1,9 +1,9 @@
 """Large images in pieces that a model takes, and the predictions put together again.
 
-Two ways: overlapping tiles of the model's size, blended where they overlap (`tile`, `untile`), and a few large
-blocks with a margin for models of any size (`cut`, `join`).  Each returns the pieces and a grid that says where
-they belong.  Knows no models: what happens to the pieces in between is the caller's business, as long as rows and
-columns stay.
+Two ways: overlapping tiles of the model's size, blended where they overlap (`tiles`, `Mosaic`; `tile` and `untile`
+do all at once), and a few large blocks with a margin for models of any size (`cut`, `join`).  Each has a grid that
+says where the pieces belong.  Knows no models: what happens to the pieces in between is the caller's business, as
+long as rows and columns stay.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
     from redis_consumer.arrays import AnyArray
 
+    Indices = npt.NDArray[np.intp]
     PadMode = Literal["reflect", "constant"]
+    Read = Callable[[int, slice], AnyArray]
+    """Returns rows of one frame, (rows, X, C), all columns."""
 
 _SMALLEST_BLENDED = 32
 _LEAST_BLENDED_RATIO = 0.5
@@ -59,10 +62,16 @@ class Axis:
         """Before and after."""
         return self.before, self.padded - self.size - self.before
 
-    @property
-    def short(self) -> bool:
-        """Whether the image is smaller than one tile."""
-        return self.size < self.tile
+    def mode(self, pad_mode: PadMode) -> PadMode:
+        """Return how this axis is padded: one shorter than a tile is always reflected."""
+        return "reflect" if self.size < self.tile else pad_mode
+
+    def sources(self, pad_mode: PadMode) -> Indices:
+        """Return for each pixel that the tiles cover the one of the image that stands there, negative for zero."""
+        own = np.arange(self.size)
+        if self.mode(pad_mode) == "constant":
+            return np.pad(own, self.padding, constant_values=-1)
+        return np.pad(own, self.padding, mode="reflect")
 
     @property
     def image(self) -> slice:
@@ -82,7 +91,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class TileGrid:
-    """Where the tiles of `tile` belong."""
+    """Where tiles belong."""
 
     frames: int
     rows: Axis
@@ -96,60 +105,123 @@ class TileGrid:
         return self.frames * self.rows.count * self.columns.count
 
 
-def tile(
-    image: AnyArray, size: tuple[int, int], stride_ratio: float = 0.75, pad_mode: PadMode = "reflect"
-) -> tuple[AnyArray, TileGrid]:
-    """Cut `image` (T, Y, X, C) into tiles (N, *size, C) and return them with their grid; dtype kept.
+def tile_grid(shape: Sequence[int], size: tuple[int, int], stride_ratio: float = 0.75) -> TileGrid:
+    """Plan tiles of `size` for an image of `shape` (T, Y, X, C), `stride_ratio` of a tile apart.
 
-    Tiles are ordered by frame, row and column, and `stride_ratio` of a tile apart.  The image is padded as the
-    tiles need it: reflected at its border or, with `constant`, by zeros.  An axis shorter than a tile is always
-    reflected, as often as it takes.  ValueError for an empty image or a ratio outside (0, 1].
+    ValueError for an empty image or a ratio outside (0, 1].
     """
-    if image.ndim != 4 or 0 in image.shape or min(size) < 1:  # noqa: PLR2004 - the four axes of the layout
-        raise ValueError(f"cannot cut an image of shape {image.shape} into tiles of {size} rows and columns")
+    if len(shape) != 4 or 0 in shape or min(size) < 1:  # noqa: PLR2004 - the four axes of the layout
+        raise ValueError(f"cannot cut an image of shape {tuple(shape)} into tiles of {size} rows and columns")
     if not 0 < stride_ratio <= 1:
         raise ValueError(f"stride ratio {stride_ratio}: allowed is more than 0, at most 1")
-    rows, columns = (Axis.of(n, t, stride_ratio) for n, t in zip(image.shape[1:3], size, strict=True))
-    padded = image
-    for axis, plan in enumerate((rows, columns), start=1):
-        widths = [plan.padding if i == axis else (0, 0) for i in range(4)]
-        padded = np.pad(padded, widths, mode="reflect" if plan.short else pad_mode)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (rows.tile, columns.tile), axis=(1, 2))
-    tiles = windows[:, :: rows.stride, :: columns.stride].transpose(0, 1, 2, 4, 5, 3).copy()
+    rows, columns = (Axis.of(n, t, stride_ratio) for n, t in zip(shape[1:3], size, strict=True))
     blended = (
         min(rows.count, columns.count) > 1 and min(size) >= _SMALLEST_BLENDED and stride_ratio >= _LEAST_BLENDED_RATIO
     )
-    return tiles.reshape(-1, *size, image.shape[-1]), TileGrid(image.shape[0], rows, columns, blended)
+    return TileGrid(shape[0], rows, columns, blended)
+
+
+def tiles(read: Read, grid: TileGrid, pad_mode: PadMode = "reflect") -> Iterator[AnyArray]:
+    """Yield the tiles of an image, (Y, X, C), by frame, row and column: no more than one row of them in memory.
+
+    The image is padded as the tiles need it: reflected at its border or, with `constant`, by zeros.  An axis shorter
+    than a tile is always reflected, as often as it takes.
+    """
+    sources = grid.rows.sources(pad_mode)
+    for frame in range(grid.frames):
+        for rows in grid.rows.spans():
+            band = _padded(_rows(read, frame, sources[rows]), grid.columns, pad_mode)
+            yield from (band[:, columns] for columns in grid.columns.spans())
+
+
+def tile(
+    image: AnyArray, size: tuple[int, int], stride_ratio: float = 0.75, pad_mode: PadMode = "reflect"
+) -> tuple[AnyArray, TileGrid]:
+    """Return all `tiles` of `image` (T, Y, X, C) as an array (N, *size, C), dtype kept, and their grid."""
+    grid = tile_grid(image.shape, size, stride_ratio)
+    return np.stack(list(tiles(lambda frame, rows: image[frame, rows], grid, pad_mode))), grid
+
+
+class Mosaic:
+    """Puts tiles together as they come, padding cut off, and lets rows go as soon as no further tile reaches them.
+
+    Blended in float64 with quadratic splines as weights, where the grid says so; dtype kept.
+    """
+
+    def __init__(self, grid: TileGrid) -> None:
+        self._grid = grid
+        self._row_weights, self._column_weights = list(grid.rows.weights()), list(grid.columns.weights())
+        self._placed = 0
+        self._canvas: npt.NDArray[Any] = np.empty(0)
+
+    def add(self, pieces: AnyArray) -> Iterator[tuple[int, slice, AnyArray]]:
+        """Add the next tiles (n, Y, X, any channels); yield frame, rows and values (rows, X, channels) of what is done.
+
+        ValueError where the tiles are not those of the grid.
+        """
+        rows, columns = self._grid.rows, self._grid.columns
+        if pieces.ndim != 4 or pieces.shape[1:3] != (rows.tile, columns.tile):  # noqa: PLR2004 - as above
+            raise ValueError(f"tiles have shape {pieces.shape}: expected are {rows.tile} x {columns.tile} pixels")
+        if self._placed + len(pieces) > self._grid.count:
+            raise ValueError(f"given are {self._placed + len(pieces)} tiles: expected are {self._grid.count}")
+        for piece in pieces:
+            upper, column = divmod(self._placed, columns.count)
+            frame, row = divmod(upper, rows.count)
+            self._place(piece, row, column)
+            self._placed += 1
+            if column == columns.count - 1:
+                yield frame, *self._finished(row, pieces.dtype)
+
+    def _place(self, piece: npt.NDArray[Any], row: int, column: int) -> None:
+        rows, columns, blended = self._grid.rows, self._grid.columns, self._grid.blended
+        if not row and not column:
+            shape = (rows.tile, columns.padded, piece.shape[-1])
+            self._canvas = np.zeros(shape, np.float64 if blended else piece.dtype)
+        place = self._canvas[:, column * columns.stride :][:, : columns.tile]
+        if blended:
+            place += piece * self._row_weights[row][:, None, None] * self._column_weights[column][:, None]
+        else:
+            place[...] = piece
+
+    def _finished(self, row: int, dtype: np.dtype[Any]) -> tuple[slice, AnyArray]:
+        """Return the rows of the image that end with this row of tiles, and their values; make room for the next."""
+        rows, canvas = self._grid.rows, self._canvas
+        begin = row * rows.stride - rows.before
+        count = rows.stride if row < rows.count - 1 else rows.tile
+        start = max(begin, 0)
+        inside = slice(start, max(start, min(begin + count, rows.size)))
+        values = canvas[inside.start - begin : inside.stop - begin, self._grid.columns.image].astype(dtype)
+        overlap = rows.tile - rows.stride
+        canvas[:overlap] = canvas[rows.stride :]
+        canvas[overlap:] = 0
+        return inside, values
 
 
 def untile(tiles: AnyArray, grid: TileGrid) -> AnyArray:
-    """Put `tiles` (N, Y, X, any channels) together as `grid` says, padding cut off; dtype kept.
-
-    Blended in float64, one frame at a time, with quadratic splines as weights.  ValueError where the tiles are
-    not those of the grid.
-    """
-    rows, columns = grid.rows, grid.columns
-    if tiles.ndim != 4 or tiles.shape[:3] != (grid.count, rows.tile, columns.tile):  # noqa: PLR2004 - as above
-        raise ValueError(f"tiles have shape {tiles.shape}: expected is {(grid.count, rows.tile, columns.tile)} first")
-    result = np.empty((grid.frames, rows.size, columns.size, tiles.shape[-1]), tiles.dtype)
-    canvas = np.empty((rows.padded, columns.padded, tiles.shape[-1]), np.float64 if grid.blended else tiles.dtype)
-    for frame, part in zip(result, tiles.reshape(grid.frames, -1, *tiles.shape[1:]), strict=True):
-        if grid.blended:
-            _blend(canvas, part, grid)
-        else:
-            for (y, x), piece in zip(product(rows.spans(), columns.spans()), part, strict=True):
-                canvas[y, x] = piece
-        frame[...] = canvas[rows.image, columns.image]
+    """Put `tiles` (N, Y, X, any channels) together, as `Mosaic` does, to an image (T, Y, X, channels)."""
+    if len(tiles) != grid.count:
+        raise ValueError(f"tiles have shape {tiles.shape}: expected are {grid.count} of them")
+    result = np.empty((grid.frames, grid.rows.size, grid.columns.size, *tiles.shape[3:]), tiles.dtype)
+    for frame, rows, values in Mosaic(grid).add(tiles):
+        result[frame, rows] = values
     return result
 
 
-def _blend(canvas: npt.NDArray[np.float64], tiles: AnyArray, grid: TileGrid) -> None:
-    """Fill `canvas` with the weighted sum of one frame's tiles."""
-    canvas[...] = 0
-    places = product(grid.rows.spans(), grid.columns.spans())
-    weights = product(grid.rows.weights(), grid.columns.weights())
-    for (y, x), (wy, wx), piece in zip(places, weights, tiles, strict=True):
-        canvas[y, x] += piece * wy[:, None, None] * wx[:, None]
+def _rows(read: Read, frame: int, sources: Indices) -> AnyArray:
+    """Return the rows `sources` of an image, zeros for those that are negative."""
+    inside = sources[sources >= 0]
+    first, last = (int(inside.min()), int(inside.max())) if inside.size else (0, 0)
+    band = read(frame, slice(first, last + 1))
+    if not np.array_equal(sources, np.arange(first, first + len(band))):
+        band = band[np.maximum(sources - first, 0)]
+        band[sources < 0] = 0
+    return band
+
+
+def _padded(band: AnyArray, columns: Axis, pad_mode: PadMode) -> AnyArray:
+    if not any(columns.padding):
+        return band
+    return np.pad(band, [(0, 0), columns.padding, (0, 0)], mode=columns.mode(pad_mode))
 
 
 def window(size: int, left: int, right: int) -> npt.NDArray[np.float64]:

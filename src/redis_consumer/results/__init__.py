@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from redis_consumer.archives import Entry
+from redis_consumer.canvas import Canvas
 from redis_consumer.errors import JobRejected, RetryJob
 from redis_consumer.spots.picture import spot_picture
 
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from redis_consumer.arrays import AnyArray, Labels, Spots
+    from redis_consumer.processing.planes import Plane
 
 PER_FEATURE = "{name}_feature_{feature}.tif"
 PER_BATCH_AND_FEATURE = "{name}_batch_{batch}_feature_{feature}.tif"
 MOST_LABELS = 2**24
 """The largest whole number that float32 tells from its neighbours."""
+BAND = 256
+"""Rows of a large label image that are written at a time."""
 NAME_BYTES = 900
 """Of a name with its folders: disks and unpackers end somewhere above."""
 MOST_CHARACTERS = 10_000
@@ -42,8 +46,13 @@ def save_labels(
 ) -> list[Entry]:
     """Write label images as `save_maps` does.  JobRejected above 2**24 labels."""
     if labels.array.size and int(labels.array.max()) > MOST_LABELS:
-        raise JobRejected(f"The result has labels above {MOST_LABELS}, more than a float32 TIFF can tell apart")
+        raise too_many_labels()
     return save_maps(labels.array, name, folder, pattern=pattern, stack=stack)
+
+
+def too_many_labels() -> JobRejected:
+    """Return the error for labels that a float32 TIFF cannot tell apart."""
+    return JobRejected(f"The result has labels above {MOST_LABELS}, more than a float32 TIFF can tell apart")
 
 
 def save_maps(
@@ -68,6 +77,23 @@ def save_maps(
     return [
         _save(frames if stack or len(frames) > 1 else frames[0], pattern.format(name=stem, feature=feature), folder)
         for feature, frames in enumerate(images)
+    ]
+
+
+def save_large_labels(
+    planes: Sequence[Sequence[Plane]], name: str, folder: str | Path, *, pattern: str = PER_FEATURE, stack: bool = False
+) -> list[Entry]:
+    """Write label images as `save_labels` does, from planes (Y, X) by frame and feature, a band of rows at a time."""
+    stem = entry_stem(name)
+    if "{batch}" in pattern:
+        return [
+            _save_large([plane], pattern.format(name=stem, batch=batch, feature=feature), folder, stack=False)
+            for batch, features in enumerate(planes)
+            for feature, plane in enumerate(features)
+        ]
+    return [
+        _save_large(frames, pattern.format(name=stem, feature=feature), folder, stack=stack or len(frames) > 1)
+        for feature, frames in enumerate(zip(*planes, strict=True))
     ]
 
 
@@ -157,14 +183,40 @@ def _save(image: AnyArray, name: str, folder: str | Path) -> Entry:
     with writing(folder, name) as path:
         # Said, because three or four frames or columns would be taken for red, green and blue.
         tifffile.imwrite(
-            path, planes, shape=image.shape, dtype=np.float32, photometric="minisblack", metadata=_explained(image)
+            path,
+            planes,
+            shape=image.shape,
+            dtype=np.float32,
+            photometric="minisblack",
+            metadata=_explained(image.shape),
         )
     return Entry(str(path), name)
 
 
-def _explained(image: AnyArray) -> dict[str, str]:
+def _save_large(frames: Sequence[Plane], name: str, folder: str | Path, *, stack: bool) -> Entry:
+    import tifffile
+
+    height, width = frames[0].shape
+    shape = (len(frames), height, width) if stack else (height, width)
+    with writing(folder, name) as path:
+        # The header first, and room for the pixels; these are one array of all rows of all frames.
+        tifffile.imwrite(path, shape=shape, dtype=np.float32, photometric="minisblack", metadata=_explained(shape))
+        with tifffile.TiffFile(path) as file:
+            offset, byteorder = file.pages.first.dataoffsets[0], file.byteorder
+        rows = Canvas.over(path, (len(frames) * height, width), np.dtype(f"{byteorder}f4"), offset)
+        for number, plane in enumerate(frames):
+            for top in range(0, height, BAND):
+                band = slice(top, min(top + BAND, height))
+                values = plane[band, slice(0, width)]
+                if values.max() > MOST_LABELS:
+                    raise too_many_labels()
+                rows[number * height + band.start : number * height + band.stop, 0:width] = values
+    return Entry(str(path), name)
+
+
+def _explained(shape: tuple[int, ...]) -> dict[str, str]:
     """Return what a file says about its axes: short ones would be taken for others by readers that have to guess."""
-    return {"axes": "TYX"[-image.ndim :]} if image.ndim <= len("TYX") else {}
+    return {"axes": "TYX"[-len(shape) :]} if len(shape) <= len("TYX") else {}
 
 
 def _save_picture(image: AnyArray, name: str, folder: str | Path) -> Entry:

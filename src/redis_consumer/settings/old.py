@@ -51,8 +51,7 @@ RETIRED: Mapping[str, Retired] = {
     "LABEL_DETECT_SAMPLE": Retired(3, "every frame is looked at"),
     "LABEL_RESHAPE_SIZE": Retired(216, "the model's signature says it"),
     "DRIFT_CORRECT_ENABLED": Retired(False, "no consumer corrects drift"),
-    "NORMALIZE_TRACKING": Retired(True, "`CALIBAN_NORM`"),
-    "NEIGHBORHOOD_SCALE_SIZE": Retired(30, "`NEIGHBORHOOD_ENCODER` sees a cell's neighbours"),
+    "NEIGHBORHOOD_SCALE_SIZE": Retired(30, "the model's signature says it"),
     "TRACKING_SEGMENT_MODEL": Retired("panoptic:3", "frames are jobs of `SEGMENTATION_QUEUE`"),
     "TRACKING_POSTPROCESS_FUNCTION": Retired("retinanet", "frames are jobs of `SEGMENTATION_QUEUE`"),
 }

@@ -231,8 +231,18 @@ class Settings:
     )
 
     # Images.
-    max_image_height: int = setting(kinds.integer(1), 2048, "Tallest image, px", group=Group.IMAGES)
-    max_image_width: int = setting(kinds.integer(1), 2048, "Widest image, px", group=Group.IMAGES)
+    max_image_height: int = setting(
+        kinds.integer(1), 2048, "Tallest image that is analysed in one piece, px", group=Group.IMAGES
+    )
+    max_image_width: int = setting(
+        kinds.integer(1), 2048, "Widest image that is analysed in one piece, px", group=Group.IMAGES
+    )
+    max_large_side: int = setting(
+        kinds.integer(1),
+        32768,
+        "Longest side of an image that is analysed block by block, where the job's steps can be done so, px",
+        group=Group.IMAGES,
+    )
     max_image_frames: int = setting(kinds.integer(1), 60, "Longest movie, frames", group=Group.IMAGES)
     max_image_pixels: int = setting(
         kinds.integer(1), 2**30, "Most values in one file, all frames and channels together", group=Group.IMAGES
@@ -342,16 +352,31 @@ class Settings:
         used_by=_TRACKING,
     )
     track_length: int = setting(
-        kinds.integer(1), 8, "Frames of a track that the model sees", group=Group.TRACKING, used_by=_TRACKING
+        kinds.integer(1),
+        8,
+        "Frames of a track that the model sees",
+        group=Group.TRACKING,
+        used_by=_TRACKING,
+        default_text="8; of a pairwise model its own, or 5",
     )
     division: float = setting(
         kinds.number(0, 1), 0.9, "Least probability of a division", group=Group.TRACKING, used_by=_TRACKING
     )
     birth: float = setting(
-        kinds.number(0, 1), 0.99, "Cost of a track that begins", group=Group.TRACKING, used_by=_TRACKING
+        kinds.number(0, 1),
+        0.99,
+        "Cost of a track that begins",
+        group=Group.TRACKING,
+        used_by=_TRACKING,
+        default_text="0.99; with a pairwise model 0.95",
     )
     death: float = setting(
-        kinds.number(0, 1), 0.99, "Cost of a track that ends", group=Group.TRACKING, used_by=_TRACKING
+        kinds.number(0, 1),
+        0.99,
+        "Cost of a track that ends",
+        group=Group.TRACKING,
+        used_by=_TRACKING,
+        default_text="0.99; with a pairwise model 0.95",
     )
     appearance_dim: int = setting(
         kinds.integer(1), 32, "Side of the crop that shows a cell, px", group=Group.TRACKING, used_by=_TRACKING
@@ -364,6 +389,9 @@ class Settings:
         used_by=_TRACKING,
     )
     caliban_norm: bool = setting(kinds.boolean(), True, "Normalize the crops", group=Group.TRACKING, used_by=_TRACKING)
+    normalize_tracking: bool = setting(
+        kinds.boolean(), True, "Normalize each frame; pairwise models only", group=Group.TRACKING, used_by=_TRACKING
+    )
 
     # Spots.
     polaris_model: ModelId = setting(

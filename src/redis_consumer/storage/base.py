@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from redis_consumer.storage.ranges import RangeFile
 
 
 class Upload(NamedTuple):
@@ -28,6 +31,14 @@ class Storage(Protocol):
         one segment keeps it.  An URL of this bucket is taken for its key.  ObjectNotFound, AccessDenied;
         JobRejected for a key that is empty or leaves the folder (``..``, absolute, control characters);
         StorageUnavailable when the time limit is over.  On an error no partial file is left.
+        """
+
+    def open(self, key: str) -> AbstractContextManager[RangeFile]:
+        """Give the object as a read-only file that is read by ranges, the first of them now.
+
+        Keys and errors as for `download`, here and at every read.  All reads are of one version: RetryJob when the
+        object was changed meanwhile.  A block that is left after a failed read, by whatever error or by none, is left
+        by the error of the storage.
         """
 
     def upload(self, path: str | Path, subdir: str | None = None) -> Upload:

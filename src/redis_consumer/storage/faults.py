@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import PermissionDeniedError, PreconditionError, UnauthenticatedError
 
-from redis_consumer.errors import AccessDenied, ConsumerError, ObjectNotFound, StorageUnavailable
+from redis_consumer.errors import AccessDenied, ConsumerError, ObjectNotFound, RetryJob, StorageUnavailable
 
 if TYPE_CHECKING:
     from redis_consumer.storage.keys import Bucket
@@ -29,6 +29,7 @@ PASSING = re.compile(
     "|ServerBusy|OperationTimedOut)</Code>"
 )
 """What passes by itself, whatever the status: a slow line, a clock, a token that is renewed, too much at a time."""
+BEYOND = re.compile("status code: 416|[Ii]nvalid range|range was invalid")
 NO_CREDENTIALS = re.compile(r"//169\.254\.169\.254/|//metadata\.google\.internal/|token request")
 HTTP_CLIENT_ERROR = 4
 LATER = frozenset({407, 408, 409, 425, 429})
@@ -51,12 +52,24 @@ def translated(error: Exception, key: str, bucket: Bucket) -> ConsumerError:
         return StorageUnavailable(f"The bucket {str(bucket)!r} does not exist")
     if isinstance(error, FileNotFoundError):
         return ObjectNotFound(f"Object {key!r} is not in the bucket")
+    if isinstance(error, PreconditionError):
+        return changed(key)
     if refusal := _refusal(error, key):
         return refusal
     if NO_CREDENTIALS.search(str(error)):
         return StorageUnavailable("No credentials for the storage: the cloud's metadata service does not answer")
     status = _status(error)
     return StorageUnavailable(f"The storage does not answer: {f'HTTP {status}' if status else 'no connection'}")
+
+
+def changed(key: str) -> RetryJob:
+    """Return what is raised where an object is no longer the one that a reader has begun with."""
+    return RetryJob(f"Object {key!r} was changed while it was read")
+
+
+def is_beyond_the_end(error: Exception) -> bool:
+    """Return whether the store says that an object ends before the range that was asked for."""
+    return bool(BEYOND.search(str(error)))
 
 
 def _refusal(error: Exception, key: str) -> AccessDenied | None:

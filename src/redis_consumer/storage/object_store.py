@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import uuid
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import obstore
+from obstore import Bytes
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
@@ -28,12 +30,21 @@ from redis_consumer.errors import (
 from redis_consumer.retry import call_with_retries
 from redis_consumer.storage.base import Upload
 from redis_consumer.storage.clients import PUBLIC, StorageOptions, check_folder, endpoint_of, open_client
-from redis_consumer.storage.faults import AclRefused, WrongRegion, is_missing_bucket, translated
+from redis_consumer.storage.faults import (
+    AclRefused,
+    WrongRegion,
+    changed,
+    is_beyond_the_end,
+    is_missing_bucket,
+    translated,
+)
 from redis_consumer.storage.keys import Addresses, Bucket, Cloud, check_key, local_name, output_key
+from redis_consumer.storage.ranges import START_BYTES, RangeFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from obstore import GetOptions, GetResult
     from obstore.store import ClientConfig, ObjectStore
 
 T = TypeVar("T")
@@ -48,6 +59,18 @@ REMOVED_AT_A_TIME = 1000
 """S3 takes no more in one request."""
 SIGNED_FOR = timedelta(days=7)
 """The longest life that S3 and GCS allow a signed link."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What tells one content of an object from another."""
+
+    size: int
+    e_tag: str | None
+
+    @classmethod
+    def of(cls, result: GetResult) -> Self:
+        return cls(result.meta["size"], result.meta["e_tag"])
 
 
 def open_storage(bucket: str, options: StorageOptions | None = None) -> ObjectStorage:
@@ -85,6 +108,18 @@ class ObjectStorage:
         target = _inside(Path(folder), local_name(key))
         self._patiently(key, lambda: self._fetch(key, target))
         return str(target)
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[RangeFile]:
+        """Give the object as a file that is read by ranges; see the port."""
+        key = self._addresses.key(key)
+        version, start = self._patiently(key, lambda: self._first(key))
+
+        def fetch(start: int, end: int) -> Bytes:
+            return self._patiently(key, lambda: self._range(key, start, end, version))
+
+        with RangeFile(version.size, fetch, start) as file:
+            yield file
 
     def upload(self, path: str | Path, subdir: str | None = None) -> Upload:
         """Store the file as ``output/[<subdir>/]<basename>`` and return its key and URL; see the port.
@@ -170,6 +205,25 @@ class ObjectStorage:
         with _new_file(target) as write:
             for chunk in stream:
                 write(chunk)
+
+    def _first(self, key: str) -> tuple[_Version, Bytes]:
+        """Return which version of the object there is, and its beginning."""
+        try:
+            result = obstore.get(self._reader, key, options={"range": (0, START_BYTES)})
+        except BaseError as error:
+            if is_beyond_the_end(error):  # of an empty object any range is
+                return _Version(0, None), Bytes()
+            raise
+        return _Version.of(result), result.bytes()
+
+    def _range(self, key: str, start: int, end: int, version: _Version) -> Bytes:
+        options: GetOptions = {"range": (start, end)}
+        if version.e_tag:
+            options["if_match"] = version.e_tag
+        result = obstore.get(self._reader, key, options=options)
+        if _Version.of(result) != version:
+            raise changed(key)
+        return result.bytes()
 
     def _remove(self, paths: list[str]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from redis_consumer.errors import JobRejected, ObjectNotFound
+from redis_consumer.errors import JobRejected, ObjectNotFound, RetryJob
 
 if TYPE_CHECKING:
     from redis_consumer.storage.base import Storage
@@ -124,6 +125,58 @@ class StorageExam:
         base = storage.url("uploads/x.tif").partition("?")[0].removesuffix("x.tif")
         with pytest.raises(JobRejected):
             storage.download(f"{base}%2E%2E/%2e%2e/secret", tmp_path)
+
+    def test_an_open_object_is_read_at_any_place(self, storage: Storage) -> None:
+        content = random.Random(1).randbytes(300_000)
+        self.place(storage, "uploads/cells.tif", content)
+        with storage.open("uploads/cells.tif") as file:
+            assert (file.size, file.seek(0, 2), file.tell()) == (len(content),) * 3
+            for start, size in ((0, 10), (299_990, 100), (100, 250_000), (5, 0), (300_000, 5), (400_000, 5), (0, -1)):
+                file.seek(start)
+                assert file.read(size) == content[start : start + size if size >= 0 else None]
+            buffer = bytearray(70_000)
+            file.seek(240_000)
+            assert file.readinto(buffer) == 60_000
+            assert buffer[:60_000] == content[240_000:]
+
+    def test_of_an_open_object_little_travels(self, storage: Storage) -> None:
+        content = random.Random(2).randbytes(20 * 2**20)
+        self.place(storage, "uploads/large.tif", content)
+        with storage.open("uploads/large.tif") as file:
+            head = file.read(1000)
+            file.seek(-1000, 2)
+            assert (head, file.read()) == (content[:1000], content[-1000:])
+            assert 2000 <= file.fetched <= 2**18
+
+    def test_an_empty_object_can_be_opened(self, storage: Storage) -> None:
+        self.place(storage, "uploads/empty.tif", b"")
+        with storage.open("uploads/empty.tif") as file:
+            assert (file.size, file.read()) == (0, b"")
+
+    def test_an_object_that_changes_while_it_is_read_is_read_another_time(self, storage: Storage) -> None:
+        old, new = (bytes([letter]) * 2**20 for letter in b"on")
+        self.place(storage, "uploads/cells.tif", old)
+        with pytest.raises(RetryJob, match=r"Object 'uploads/cells\.tif' was changed"):
+            self._read_across(storage, "uploads/cells.tif", new)
+
+    def _read_across(self, storage: Storage, key: str, content: bytes) -> None:
+        """Replace an object while it is read, and look away."""
+        with storage.open(key) as file:
+            self.place(storage, key, content)
+            for place in (2**19, 0):  # the start would still be known
+                file.seek(place)
+                with pytest.raises(RetryJob):
+                    file.read(10)
+
+    def test_what_cannot_be_opened_is_told_like_what_cannot_be_downloaded(self, storage: Storage) -> None:
+        self.place(storage, "uploads/my cells.tif", b"pixels")
+        with storage.open(storage.url("uploads/my cells.tif")) as file:
+            assert file.read() == b"pixels"
+        with pytest.raises(ObjectNotFound, match=r"'uploads/missing\.tif'"), storage.open("uploads/missing.tif"):
+            pass
+        for key in BAD_KEYS:
+            with pytest.raises(JobRejected), storage.open(key):
+                pass
 
     def test_uploads_below_output(self, storage: Storage, tmp_path: Path) -> None:
         file = _file(tmp_path / "result.zip", b"zipped")

@@ -51,14 +51,16 @@ class Population:
         return slice(int(self.starts[t]), int(self.starts[t + 1]))
 
 
-def checked_movie(labels: Integers) -> Integers:
-    """Return `labels`; ValueError for what is no movie of label images (T, Y, X)."""
+def checked_movie(labels: Integers, movie: npt.NDArray[np.generic] | None = None) -> Integers:
+    """Return `labels`; ValueError for what is no movie of label images (T, Y, X), or not those of `movie`."""
     if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer):  # noqa: PLR2004 - frames, rows, columns
         raise ValueError(f"a movie of labels has integers and shape (T, Y, X), not {labels.dtype} {labels.shape}")
     if len(labels) < 2:  # noqa: PLR2004 - a link takes two
         raise ValueError(f"a movie has at least two frames, this one has {len(labels)}")
     if labels.size and int(labels.min()) < 0:
         raise ValueError("labels are not negative")
+    if movie is not None and movie.shape[:3] != labels.shape:
+        raise ValueError(f"a movie of shape {movie.shape} does not fit labels of shape {labels.shape}")
     return labels
 
 

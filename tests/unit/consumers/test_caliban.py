@@ -15,13 +15,17 @@ from tests.unit.consumers.family import Family, image, tiff
 
 from redis_consumer.arrays import Tracks
 from redis_consumer.consumers import CONSUMERS, CalibanConsumer, TrackingConsumer
+from redis_consumer.consumers.trackers import pair_rules
 from redis_consumer.job import ModelId
 from redis_consumer.models.base import TensorSpec
 from redis_consumer.models.memory import MemoryModel
 from redis_consumer.results.ctc import load_ctc
 from redis_consumer.results.trk import load_trk, save_trk, save_trks
+from redis_consumer.settings import Settings
+from redis_consumer.tracking import PAIR_INPUTS, PairRules
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.movies import Movie
@@ -413,7 +417,7 @@ def test_a_tracking_model_that_is_not_there_is_said(family: Family, tmp_path: Pa
     family.environ |= {"CALIBAN_MODEL": "Missing:3"}
     key = family.submit(track_file(tmp_path, LABELS), "movie.trk")
     family.visit()
-    assert "NuclearTrackingNE" in family.failed(key)
+    assert "There is no model Missing:3" in family.failed(key)
 
 
 def test_a_model_that_answers_something_else_is_said(family: Family, tmp_path: Path) -> None:
@@ -423,6 +427,150 @@ def test_a_model_that_answers_something_else_is_said(family: Family, tmp_path: P
     key = family.submit(track_file(tmp_path, LABELS), "movie.trk")
     family.visit()
     assert "The movie 'movie.trk' cannot be tracked: the tracking model returned shape" in family.failed(key)
+
+
+# A pairwise model.
+
+PAIR_SHAPES = {
+    "appearance": (None, 3, 16, 16, 1),
+    "distance": (None, 3, 2),
+    "neighborhood": (None, 3, 21, 21, 1),
+    "regionprop": (None, 3, 3),
+}
+NUMBERED = [f"input{number}" for number in range(8)]
+
+
+def serve_pair_model(
+    family: Family, name: str = "Pairs:1", inputs: Sequence[str] = PAIR_INPUTS, *, free: bool = False
+) -> list[dict[str, AnyArray]]:
+    """Serve a stand-in that knows no divisions: what is near is the same; return what it is asked."""
+    asked: list[dict[str, AnyArray]] = []
+
+    def compare(given: dict[str, Any]) -> dict[str, AnyArray]:
+        asked.append(dict(zip(PAIR_INPUTS, map(given.__getitem__, inputs), strict=True)))
+        near = np.exp(-np.linalg.norm(given[inputs[3]][:, 0], axis=-1) / 20)
+        return {"prediction": np.stack([1 - near, near, near * 0], axis=-1)}
+
+    shapes = [(n, 1, *rest) if part else (n, L, *rest) for n, L, *rest in PAIR_SHAPES.values() for part in (0, 1)]
+    specs = [
+        TensorSpec(given, np.dtype(np.float32), (None,) * len(shape) if free else shape)
+        for given, shape in zip(inputs, shapes, strict=True)
+    ]
+    family.models.models[ModelId.parse(name)] = MemoryModel(specs, compare)
+    family.environ |= {"CALIBAN_MODEL": name}
+    return asked
+
+
+@pytest.mark.parametrize("inputs", [PAIR_INPUTS, NUMBERED], ids=["by feature", "by number"])
+def test_a_model_that_compares_pairs_is_known_by_its_inputs(family: Family, inputs: Sequence[str]) -> None:
+    asked = serve_pair_model(family, inputs=inputs)
+    family.environ["TF_MAX_BATCH_SIZE"] = "2"
+    key = family.submit(RAW)
+    family.visit()
+    family.work("segmentation", segmented)
+    family.visit()
+    assert tracked(family, key).lineage[1].frames == tuple(range(6))
+    assert {len(call["distance_input1"]) for call in asked} == {1, 2}, "as many requests as the server's batch needs"
+    assert family.fields(key)["tracked_by"] == "Pairs:1"
+    assert list(family.result(key)) == ["movie_feature_0.tif", "lineage.json"]
+    assert family.parents.words() == ["predicting", "saving-results", "done"]
+    told = [int(str(write["progress"])) for write in family.parents.writes if "progress" in write]
+    assert told[0] >= 80
+
+
+def test_sizes_are_those_that_the_model_fixes(family: Family, tmp_path: Path) -> None:
+    asked = serve_pair_model(family)
+    family.environ |= {"TRACK_LENGTH": "9", "APPEARANCE_DIM": "40"}
+    family.submit(track_file(tmp_path, LABELS), "movie.trk")
+    family.visit()
+    for feature, (_, *size) in PAIR_SHAPES.items():
+        assert asked[0][f"{feature}_input1"].shape[1:] == tuple(size)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, PairRules()),
+        (
+            {"TRACK_LENGTH": "8", "BIRTH": "0.99", "DEATH": "0.9", "DIVISION": "0.5", "MAX_DISTANCE": "9"},
+            PairRules(max_distance=9, track_length=8, birth=0.99, death=0.9, division=0.5),
+        ),
+        ({"NORMALIZE_TRACKING": "false"}, PairRules(normalized=False)),
+    ],
+    ids=["nothing", "all", "normalize"],
+)
+def test_what_nobody_set_is_as_it_was_in_the_first_years(environ: dict[str, str], expected: PairRules) -> None:
+    specs = [TensorSpec(name, np.dtype(np.float32), None) for name in PAIR_INPUTS]
+    assert pair_rules(Settings.from_environ(environ), specs) == expected
+
+
+def test_a_model_of_free_sizes_is_shown_the_usual_ones(family: Family, tmp_path: Path) -> None:
+    asked = serve_pair_model(family, free=True)
+    family.submit(track_file(tmp_path, LABELS), "movie.trk")
+    family.visit()
+    assert asked[0]["appearance_input1"].shape[1:] == (5, 32, 32, 1)
+    assert asked[0]["neighborhood_input2"].shape[1:] == (1, 61, 61, 1)
+
+
+def test_as_tracking_the_job_names_its_model(family: Family, tmp_path: Path) -> None:
+    asked = serve_pair_model(family, "Named:4")
+    family.environ |= {"CALIBAN_MODEL": "none", "CONSUMER_TYPE": "tracking"}
+    key = family.submit(track_file(tmp_path, LABELS), "movie.trk", model_name="Named", model_version="4")
+    family.visit()
+    assert family.fields(key)["tracked_by"] == "Named:4"
+    assert asked
+
+
+def test_as_caliban_no_job_names_a_model(family: Family, tmp_path: Path) -> None:
+    key = family.submit(track_file(tmp_path, LABELS), "movie.trk", model_name="NuclearSegmentation", model_version="0")
+    family.visit()
+    assert family.fields(key)["tracked_by"] == "distance and size"
+
+
+def test_a_wrong_name_is_said_before_anything_is_segmented(family: Family) -> None:
+    family.environ["CONSUMER_TYPE"] = "tracking"
+    key = family.submit(RAW, model_name="Named", model_version="four")
+    family.visit()
+    assert "The fields 'model_name' and 'model_version' are wrong" in family.failed(key)
+    assert len(family.broker.jobs) == 1
+
+
+def test_a_model_that_is_no_tracking_model_is_said(family: Family, tmp_path: Path) -> None:
+    family.models.add("Nuclei:1", lambda image: image)
+    family.environ["CALIBAN_MODEL"] = "Nuclei:1"
+    key = family.submit(track_file(tmp_path, LABELS), "movie.trk")
+    family.visit()
+    assert family.failed(key).startswith(
+        "Model Nuclei:1 is no tracking model: its inputs are image; expected are current_centroids, "
+    )
+
+
+def test_a_model_that_needs_an_encoder_is_said_where_there_is_none(family: Family, tmp_path: Path) -> None:
+    serve_tracking_models(family)
+    family.environ |= {"NEIGHBORHOOD_ENCODER": "none", "CONSUMER_TYPE": "tracking"}
+    key = family.submit(track_file(tmp_path, LABELS), "movie.trk", model_name="Inf", model_version="2")
+    family.visit()
+    assert family.failed(key) == "Model Inf:2 compares what an encoder says, and NEIGHBORHOOD_ENCODER is none"
+
+
+def test_a_pairwise_model_that_answers_something_else_is_said(family: Family, tmp_path: Path) -> None:
+    serve_pair_model(family)
+    specs = family.models.models[ModelId("Pairs", 1)].inputs
+    family.models.models[ModelId("Pairs", 1)] = MemoryModel(specs, lambda given: {"a": given["distance_input2"]})
+    key = family.submit(track_file(tmp_path, LABELS), "movie.trk")
+    family.visit()
+    assert "The movie 'movie.trk' cannot be tracked: the tracking model returned shape" in family.failed(key)
+
+
+def test_the_provenance_of_a_pairwise_model_has_what_it_was_used_with(family: Family, tmp_path: Path) -> None:
+    serve_pair_model(family)
+    family.environ["EXTRA_OUTPUTS"] = "provenance"
+    key = family.submit(track_file(tmp_path, LABELS), "movie.trk")
+    family.visit()
+    (path,) = json.loads(family.fields(key)["extra_outputs"]).values()
+    told = json.loads((family.bucket / path).read_text())
+    assert [model["name"] for model in told["models"]] == ["Pairs"]
+    assert (told["parameters"]["track_length"], told["parameters"]["birth"]) == (3, 0.95)
 
 
 # What stands beside the zip.

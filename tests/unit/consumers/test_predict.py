@@ -38,6 +38,26 @@ def models() -> Models:
     return Models()
 
 
+def test_rows_come_from_top_to_bottom_as_soon_as_they_are_done(models: Models) -> None:
+    """An image may be larger than the memory: the rows of the next tiles are read while those above are handed out."""
+    models.add("M:1", same, (None, 64, 64, 1))
+    image, read_to, done = checkers((2, 640, 100, 1)), (0, 0), (0, 0)
+
+    def read(frame: int, rows: slice) -> AnyArray:
+        nonlocal read_to
+        read_to = (frame, rows.stop)
+        return image[frame, rows]
+
+    result = np.empty_like(image)
+    for frame, rows, (values,) in predictor(models, maximum=1).rows(MODEL, image.shape, read):
+        assert done <= (frame, rows.start)
+        done = (frame, rows.stop)
+        # two requests are in flight, of one tile each: a row of tiles has three
+        assert (read_to[0] - frame) * 640 + read_to[1] <= rows.stop + 3 * 64
+        result[frame, rows] = values
+    np.testing.assert_array_equal(result, predictor(models)(MODEL, image)[0])
+
+
 class TestSizes:
     def test_a_model_of_any_size_sees_the_image_whole(self, models: Models) -> None:
         models.add("M:1", same)

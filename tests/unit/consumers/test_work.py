@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,17 @@ import pytest
 from redis_consumer.consumers import work as work_module
 from redis_consumer.consumers.work import Work
 from redis_consumer.errors import JobRejected, LeaseLost, ObjectNotFound
+from redis_consumer.images import ImageLimits
 from redis_consumer.job import Status
 from redis_consumer.queues.base import Place
 from redis_consumer.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.unit.consumers.lab import Lab
+
+    from redis_consumer.storage.ranges import RangeFile
 
 
 class Clock:
@@ -118,6 +124,44 @@ class TestLoad:
     def test_a_missing_field_is_named(self, lab: Lab, name: str) -> None:
         with pytest.raises(JobRejected, match="The field 'input_file_name' is missing or blank"):
             bench(lab, input_file_name=name).load(Settings())
+
+
+class TestOpen:
+    @pytest.mark.parametrize("large", [False, True])
+    def test_the_image_is_the_same_by_ranges(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, *, large: bool) -> None:
+        monkeypatch.setattr(work_module, "LARGE_BYTES", 0 if large else 2**25)
+        image = np.arange(24, dtype=np.uint16).reshape(4, 6)
+        work = bench(lab, input_file_name=lab.put(image, "a.tif"))
+        with work.open(ImageLimits(), by_ranges=True) as opened:
+            np.testing.assert_array_equal(opened.read().stored[0, ..., 0], image)
+        assert not (work.folder / "input").exists()
+
+    def test_of_a_large_file_only_what_is_read_travels(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, most in (("redis_consumer.storage.object_store.START_BYTES", 2**12), ("LARGE_BYTES", 0)):
+            monkeypatch.setattr(*(name, most) if "." in name else (work_module, name, most))
+        pages = np.random.default_rng(1).integers(0, 2**16, (4, 400, 500), np.uint16)
+        work = bench(lab, input_file_name=lab.put(pages, "a.tif"), dimension_order="CYX")
+        files: list[RangeFile] = []
+        open_ = lab.storage.open
+
+        @contextmanager
+        def watched(key: str) -> Iterator[RangeFile]:
+            with open_(key) as file:
+                files.append(file)
+                yield file
+
+        monkeypatch.setattr(lab.storage, "open", watched)
+        with work.open(ImageLimits(), by_ranges=True) as opened:
+            assert files[0].fetched < pages.nbytes / 8
+            (block,) = opened.blocks(0, 2)
+            np.testing.assert_array_equal(block[2], pages[2])
+        assert files[0].fetched < pages.nbytes / 2
+
+    @pytest.mark.parametrize("by_ranges", [False, True])
+    def test_errors_name_the_image_as_the_user_knows_it(self, lab: Lab, *, by_ranges: bool) -> None:
+        work = bench(lab, input_file_name=lab.put(b"no image", "a.tif"), original_name="my/cells.tif")
+        with pytest.raises(JobRejected, match=r"'cells\.tif'"), work.open(ImageLimits(), by_ranges=by_ranges):
+            pass
 
 
 class TestDeliver:

@@ -9,11 +9,11 @@ import pytest
 from redis_consumer.errors import BatchTooLarge, InvalidModelInput, OutOfMemory, PredictionFailed
 from redis_consumer.job import ModelId
 from redis_consumer.models.base import TensorSpec
-from redis_consumer.models.batching import FITS, BatchLimits, batch_size_for, predict_batches
+from redis_consumer.models.batching import FITS, BatchLimits, batch_size_for, predict_batches, predict_stream
 from redis_consumer.models.memory import MemoryModel, MemoryModelServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from redis_consumer.arrays import AnyArray
 
@@ -98,6 +98,29 @@ def test_so_many_requests_are_under_way_and_no_more() -> None:
         return {"y": x}
 
     predict_batches(serving(meet), MODEL, tiles(6), batch_size=1, in_flight=3)
+
+
+def test_tiles_are_made_as_they_are_needed() -> None:
+    made: list[int] = []
+
+    def numbered(count: int) -> Iterator[AnyArray]:
+        for number in range(count):
+            made.append(number)
+            yield np.full(4, number, np.float32)
+
+    stream = predict_stream(serving(lambda x: {"y": x}), MODEL, numbered(100), batch_size=2, in_flight=3)
+    for taken in range(1, 51):
+        np.testing.assert_array_equal(next(stream)["y"][:, 0], [2 * taken - 2, 2 * taken - 1])
+        assert len(made) <= min(2 * (taken + 3), 100)
+    assert next(stream, None) is None
+
+
+def test_a_stream_that_is_left_sends_no_more() -> None:
+    model = Limited(10)
+    stream = predict_stream(serving(model), MODEL, iter(tiles(100)), batch_size=1, in_flight=2)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]  # it is a generator
+    assert len(model.sizes) <= 3
 
 
 def test_a_failure_cancels_the_rest() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from redis_consumer.processing import resize, scaled_size
+from redis_consumer.processing.rescale import Resized, ResizedLabels, ResizedStain
 
 
 def gradient(rows: int, columns: int, channels: int = 1) -> npt.NDArray[np.float32]:
@@ -94,3 +95,59 @@ def test_labels_enlarged_by_a_whole_factor_and_back_are_the_same(
 def test_what_cannot_be_resized_is_refused(shape: tuple[int, ...], size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="cannot resize"):
         resize(np.zeros(shape), size)
+
+
+spans = st.tuples(st.floats(0, 1), st.floats(0, 1))
+
+
+def part_of(size: int, ends: tuple[float, float]) -> slice:
+    start = min(int(min(ends) * size), size - 1)
+    return slice(start, max(start + 1, int(max(ends) * size)))
+
+
+class Watched:
+    """A plane that counts how much of it is asked for."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        self.array = array
+        self.shape = array.shape
+        self.read = 0
+
+    def __getitem__(self, place: tuple[slice, slice]) -> npt.NDArray[Any]:
+        assert all(0 <= span.start < span.stop <= size for span, size in zip(place, self.shape, strict=True))
+        part = self.array[place]
+        self.read += part.size
+        return part
+
+
+@settings(deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    new=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    rows=spans,
+    columns=spans,
+)
+def test_a_part_is_made_as_in_the_whole(
+    size: tuple[int, int], new: tuple[int, int], rows: tuple[float, float], columns: tuple[float, float]
+) -> None:
+    place = part_of(new[0], rows), part_of(new[1], columns)
+    image = np.random.default_rng(1).normal(size=(*size, 2)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, 9, (*size, 2)).astype(np.int32)
+    stain = ResizedStain(Watched(image[..., 0]), new, float(image.min()), float(image.max()))
+    if size == new:
+        return
+    np.testing.assert_array_equal(
+        Resized(Watched(image[..., 0]), new)[place], resize(image[..., :1], new)[..., 0][place]
+    )
+    np.testing.assert_array_equal(stain[place], resize(image, new)[..., 0][place])
+    for channels in (1, 2):
+        expected = resize(labels[..., :channels], new, labels=True)[..., 0][place]
+        found = ResizedLabels(Watched(labels[..., 0]), new, single=channels == 1)[place]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_no_more_is_read_than_a_part_is_made_of() -> None:
+    for new in ((200, 200), (50, 50)):
+        plane = Watched(np.ones((100, 100), np.float32))
+        Resized(plane, new)[slice(new[0] // 2, new[0] // 2 + 2), slice(0, new[1])]
+        assert plane.read <= 5 * 100

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from redis_consumer.processing import cut, join, tile, untile
-from redis_consumer.processing.tiling import Axis, window
+from redis_consumer.processing.tiling import Axis, Mosaic, tile_grid, tiles as stream_of_tiles, window
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -51,6 +51,46 @@ def test_tiles_cover_an_axis_without_a_gap(size: int, side: int, ratio: float) -
     assert all(later.start <= earlier.stop for earlier, later in pairwise(spans))
     assert sum(axis.padding) + size == axis.padded
     assert min(axis.padding) >= 0
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), sizes, sizes, st.integers(1, 2)),
+    size=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+    batch=st.integers(1, 9),
+    pad_mode=st.sampled_from(["reflect", "constant"]),
+)
+def test_an_image_is_tiled_and_put_together_in_passing(
+    shape: tuple[int, int, int, int], size: tuple[int, int], batch: int, pad_mode: Literal["reflect", "constant"]
+) -> None:
+    """Few rows are asked for at a time, and every row comes out once, in order, as when all is done at once."""
+    image = numbered(*shape)
+
+    def read(frame: int, rows: slice) -> npt.NDArray[Any]:
+        assert rows.stop - rows.start <= size[0]
+        return image[frame, rows]
+
+    grid = tile_grid(shape, size)
+    pieces = np.stack([piece.copy() for piece in stream_of_tiles(read, grid, pad_mode)])
+    mosaic, result, upto = Mosaic(grid), np.full_like(image, np.nan), (0, 0)
+    for start in range(0, len(pieces), batch):
+        for frame, rows, values in mosaic.add(pieces[start : start + batch]):
+            assert upto <= (frame, rows.start)
+            result[frame, rows] = values
+            upto = (frame, rows.stop)
+    assert upto == (shape[0] - 1, shape[1])
+    everything, same_grid = tile(image, size, pad_mode=pad_mode)
+    np.testing.assert_array_equal(pieces, everything)
+    assert same_grid == grid
+    np.testing.assert_array_equal(result, untile(everything, grid))
+
+
+def test_more_tiles_than_the_grid_has_are_refused() -> None:
+    pieces, grid = tile(numbered(1, 40, 40, 1), (16, 16))
+    mosaic = Mosaic(grid)
+    list(mosaic.add(pieces))
+    with pytest.raises(ValueError, match="given are 10 tiles: expected are 9"):
+        list(mosaic.add(pieces[:1]))
 
 
 def test_tiles_stand_by_frame_row_and_column() -> None:

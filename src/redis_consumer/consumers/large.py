@@ -1,0 +1,168 @@
+"""Images too large for the memory, segmented block by block: planes in files, and of them in memory what is in hand.
+
+What comes out are the objects of `ImageFileConsumer.segment`, which does the same in one piece.  Knows no jobs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from redis_consumer.canvas import Canvas
+from redis_consumer.processing.rescale import Resized, ResizedLabels, ResizedStain, scaled_size
+from redis_consumer.processing.stitching import stitch
+from redis_consumer.processing.views import VIEWS, extent
+from redis_consumer.results import writing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from redis_consumer.arrays import AnyArray, Image
+    from redis_consumer.consumers.predict import Predictor
+    from redis_consumer.images import OpenImage
+    from redis_consumer.job import ModelId
+    from redis_consumer.processing.planes import Plane, Rectangle
+    from redis_consumer.processing.tiling import PadMode
+
+SAMPLE = 2048
+"""Side, in pixels, of what models see that look at an image as a whole: the middle of it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done with an image, besides the model."""
+
+    prepare: str
+    """A name of `redis_consumer.processing.views.VIEWS`."""
+    finish: Callable[[Sequence[AnyArray]], AnyArray]
+    """Makes labels (T, Y, X, `features`) of the model's outputs; those of a pixel depend on what is near alone."""
+    features: int = 1
+    scale: float = 1.0
+    """Zoom to the model's pixel size."""
+    pad_mode: PadMode = "reflect"
+
+
+@dataclass(frozen=True, eq=False)
+class LargeLabels:
+    """Label images in files."""
+
+    planes: Sequence[Sequence[Plane]]
+    """By frame and feature."""
+    count: int
+    """Objects in all."""
+    cut: int
+    """Those that were too long to be seen whole: a part of them may be missing."""
+
+
+class LargeImage:
+    """An image of which each plane that is analysed is copied into a file, once."""
+
+    def __init__(
+        self, image: OpenImage, folder: Path, predicting: Callable[[ModelId], AbstractContextManager[Predictor]]
+    ) -> None:
+        self._image = image
+        self._folder = folder
+        self._predicting = predicting
+        self._numbers = count()
+        self._planes: dict[tuple[int, int], Canvas] = {}
+
+    def sample(self, channels: Sequence[int]) -> Image:
+        """Return the middle of the first frame, float32 (1, Y, X, C)."""
+        place = _middle(self._image.sizes[1]), _middle(self._image.sizes[2])
+        return np.stack([self._plane(0, c)[place].astype(np.float32) for c in channels], axis=-1)[np.newaxis]
+
+    def segment(self, parts: Sequence[tuple[ModelId, Sequence[int]]], recipe: Recipe) -> LargeLabels:
+        """Return labels of every frame: the features of each part, a model and its channels, behind each other.
+
+        ValueError for what a step refuses.  RetryJob if the disk is full.
+        """
+        made = [list(self._segmented(model, channels, recipe)) for model, channels in parts]
+        planes = [[plane for labels in of_frame for plane in labels.planes[0]] for of_frame in zip(*made, strict=True)]
+        everything = [labels for of_part in made for labels in of_part]
+        return LargeLabels(planes, sum(one.count for one in everything), sum(one.cut for one in everything))
+
+    def _segmented(self, model: ModelId, channels: Sequence[int], recipe: Recipe) -> Iterator[LargeLabels]:
+        """Yield the labels of each frame.
+
+        All frames are one stream of tiles, so that a batch may hold tiles of several; labels are made of one frame
+        while the next ones are predicted.
+        """
+        frames, *size = self._image.sizes[:3]
+        height, width = scaled_size((size[0], size[1]), recipe.scale)
+        everywhere = slice(0, width)
+
+        @lru_cache(1)
+        def prepared(frame: int) -> Sequence[Plane]:
+            planes = _zoomed([self._plane(frame, channel) for channel in channels], (height, width))
+            return [VIEWS[recipe.prepare](plane) for plane in planes]
+
+        def read(frame: int, rows: slice) -> AnyArray:
+            return np.stack([plane[rows, everywhere] for plane in prepared(frame)], axis=-1)
+
+        heads: list[list[Canvas]] = []
+        with self._predicting(model) as predictor:
+            shape = frames, height, width, len(channels)
+            for frame, rows, values in predictor.rows(model, shape, read, pad_mode=recipe.pad_mode):
+                heads = heads or [[self._canvas((height, width), part.dtype) for _ in part[0, 0]] for part in values]
+                for head, part in zip(heads, values, strict=True):
+                    for channel, canvas in enumerate(head):
+                        canvas[rows, everywhere] = part[..., channel]
+                if rows.stop == height and frame < frames - 1:
+                    yield self._labelled(heads, recipe)
+        yield self._labelled(heads, recipe)
+        for canvas in (canvas for head in heads for canvas in head):
+            canvas.remove()
+
+    def _labelled(self, heads: Sequence[Sequence[Plane]], recipe: Recipe) -> LargeLabels:
+        """Return the labels of the frame whose outputs of the model these are: a plane for each of their channels."""
+        targets = [self._canvas(heads[0][0].shape, np.int32) for _ in range(recipe.features)]
+
+        def label(place: Rectangle) -> npt.NDArray[np.integer]:
+            outputs = [np.stack([plane[place] for plane in head], axis=-1)[np.newaxis] for head in heads]
+            return np.asarray(recipe.finish(outputs)[0], np.int32)
+
+        stitched = stitch(label, targets)
+        size = self._image.sizes[1:3]
+        labels = [_unzoomed(target, size, single=recipe.features == 1) for target in targets]
+        return LargeLabels([labels], sum(one.count for one in stitched), sum(one.cut for one in stitched))
+
+    def _plane(self, frame: int, channel: int) -> Canvas:
+        if (frame, channel) not in self._planes:
+            canvas = self._canvas(self._image.sizes[1:3], self._image.dtype)
+            for rows, columns, values in self._image.blocks(frame, channel):
+                canvas[rows, columns] = values
+            self._planes[frame, channel] = canvas
+        return self._planes[frame, channel]
+
+    def _canvas(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Canvas:
+        height, width = shape
+        with writing(self._folder, f"plane-{next(self._numbers)}") as path:
+            return Canvas.create(path, (height, width), dtype)
+
+
+def _middle(size: int) -> slice:
+    start = max((size - SAMPLE) // 2, 0)
+    return slice(start, min(start + SAMPLE, size))
+
+
+def _zoomed(planes: Sequence[Plane], size: tuple[int, int]) -> Sequence[Plane]:
+    """Return planes of this size, as the channels of one image are resized."""
+    if planes[0].shape == size:
+        return planes
+    if len(planes) == 1:
+        return [Resized(planes[0], size)]
+    extents = [extent(plane) for plane in planes]
+    lowest, highest = min(low for low, _ in extents), max(high for _, high in extents)
+    return [ResizedStain(plane, size, lowest, highest) for plane in planes]
+
+
+def _unzoomed(labels: Plane, size: tuple[int, int], *, single: bool) -> Plane:
+    return labels if labels.shape == size else ResizedLabels(labels, size, single=single)
