@@ -102,8 +102,8 @@ def at_speed(bench: Bench, ear: Ear) -> Figures:
             fast = rate(ear, pids, bench.server.pid, JOBS)
             see_lanes(bench, ear, lanes)
             soon = latency(ear, submitter(bench), PUSHES)
-        figures[f"{lanes} lanes"] = asdict(fast) | asdict(soon)
-        rows.append((lanes, processes, *figures[f"{lanes} lanes"].values()))
+        figures[str(lanes)] = asdict(fast) | asdict(soon)
+        rows.append((lanes, processes, *figures[str(lanes)].values()))
     tables.show(f"Empty jobs ({JOBS} at full speed, {PUSHES} pushes one at a time)", HEAD, rows)
     return figures
 
@@ -135,7 +135,8 @@ def idleness(figures: Figures) -> Iterator[None]:
     sweeps = counts.pop("sweep", 0) / seconds
     each = counts.total() / IDLE_LANES / seconds
     figures["idle_commands_per_s"] = {"lane": each, "sweeps of a process": sweeps}
-    rows = [("each lane", each), ("sweeps of the process", sweeps)]
+    rows = [(f"each lane: {name}", count / IDLE_LANES / seconds) for name, count in counts.items()]
+    rows += [("each lane, together", each), ("sweeps of the process", sweeps)]
     tables.show(f"Redis commands that an idle worker sends ({seconds:.0f} s)", ("what", "per second"), rows)
 
 
@@ -218,9 +219,15 @@ def main() -> None:
     with idleness(figures), stage() as bench:
         for part in (at_speed, commands, *((depths, crowds) if options.full else ())):
             figures[part.__name__] = part(bench, Ear())
-    idle_worker = figures["at_speed"]["1 lanes"]
-    soon = {"median": idle_worker["median_ms"], "p99": idle_worker["p99_ms"]}
-    tables.hand_over({"queue": figures, "push_to_start_ms": soon}, options.json)
+    soon = figures["at_speed"]["1"]
+    tables.hand_over(
+        {
+            "push_to_start_ms": {"median": soon["median_ms"], "p99": soon["p99_ms"]},
+            "jobs_per_s_empty": soon["jobs_per_s"],
+            "queue": figures,
+        },
+        options.json,
+    )
 
 
 if __name__ == "__main__":
