@@ -46,8 +46,8 @@ format: dev  ## let ruff write
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: install  ## print most of the tables in docs/
-	$(BIN)/python benchmarks/run.py
+bench: install  ## print most of the tables in docs/ and write benchmarks/results/bench.json; FULL=1 measures everything
+	FULL=$(FULL) $(BIN)/python benchmarks/run.py
 
 protos: .venv-protos  ## compile src/redis_consumer/wire/serving.proto
 	cd src && ../.venv-protos/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. redis_consumer/wire/serving.proto

@@ -1,8 +1,8 @@
 """A model server that computes nothing: TensorFlow Serving's messages over gRPC, answered after a given time.
 
 The maps are those of a nuclear model (inner distance and foreground) for some 80 nuclei in 512 x 512 pixels, drawn
-once; the bytes of a reply are kept for each shape of a batch, so that a reply costs what gRPC costs.  They have nothing to do
-with the image, but repeat every `PERIOD` pixels, which is how far the worker's tiles lie apart: neighbouring tiles agree
+once; the bytes of a reply are kept for each shape of a batch, so that a reply costs what gRPC costs.  They have nothing
+to do with the image, but repeat every `PERIOD` pixels, which is how far the worker's tiles lie apart: neighbours agree
 where they overlap, and the labels are nuclei without seams.
 
 Batches are computed one after the other, `--milliseconds` each, as on a GPU: one that comes while another is computed
@@ -54,7 +54,7 @@ def maps() -> npt.NDArray[np.float32]:
         rows, columns = (np.arange(int(centre) - 20, int(centre) + 20) for centre in (y, x))
         distance = np.hypot(rows[:, None] - y, columns - x)
         stamp = np.where(distance < radius, [1 / (1 + 4 * distance / (1.77 * radius)), np.ones_like(distance)], 0)
-        window = np.ix_([0, 1], rows % PERIOD, columns % PERIOD)
+        window = np.ix_(np.arange(2), rows % PERIOD, columns % PERIOD)
         made[window] = np.maximum(made[window], stamp)
     made += rng.normal(0, 0.005, made.shape)
     return np.clip(scipy.ndimage.gaussian_filter(made, (0, 1, 1), mode="wrap"), 0, 1)

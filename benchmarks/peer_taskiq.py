@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import cache
 
 import plain_jobs
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
@@ -15,6 +16,13 @@ TASKS = {job.__name__: broker.task(job) for job in (plain_jobs.nothing, plain_jo
 loop = asyncio.new_event_loop()
 
 
+@cache
+def started() -> None:
+    """Make the stream's group of readers: what is submitted before there is one, no worker ever sees."""
+    loop.run_until_complete(broker.startup())
+
+
 def push(job: str, *arguments: str) -> None:
     """Submit a job."""
+    started()
     loop.run_until_complete(TASKS[job].kiq(*arguments))

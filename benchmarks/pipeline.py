@@ -9,11 +9,12 @@ what is measured is the steady state.  No pipeline of these stages is faster tha
 and efficiency is what was reached, over that.  Other programs on the machine take their part of the cores: what they
 took is printed, and the efficiency on what they left.  Linux, for /proc.
 
-``python benchmarks/pipeline.py`` needs four minutes; with FULL=1 in the environment it measures every combination.
+``python benchmarks/pipeline.py`` needs four minutes, ``--full`` (every combination) more than an hour.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import statistics
@@ -21,14 +22,16 @@ import sys
 import time
 import zipfile
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import product, starmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
 import redis
+import tables
 import tifffile
 from model_server import BATCHES, NUCLEI_IN_512
 from rig import HERE, LONGEST_SECONDS, OURS, QUEUE, Bench, cpu_seconds, resident_mb, running, spoken, stage
@@ -39,17 +42,17 @@ from redis_consumer.demo.simulation.nuclei import Cells, simulate
 from redis_consumer.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 CORES = len(os.sched_getaffinity(0))
+WORKER, OBSERVER = "worker", "observer"
 SIZES, MILLISECONDS, LANES, PROCESSES = (512, 1024, 2048, 4096), (0, 20, 100, 500), (1, 2, 4, 8), (1, 2)
 LOOK_SECONDS = 0.05
 RUNS = 3
-RUN_SECONDS, RUN_JOBS = 4.0, 4
-"""How long a run is at least; and as many jobs as there are lanes."""
+RUN_SECONDS, RUN_JOBS, RUN_ROUNDS = 4.0, 5, 3
+"""How long a run is at least, in jobs too, and in jobs of each lane: lanes that share cores end their jobs together."""
 SPARE_JOBS = 16
 """So many wait in the queue besides two for each lane."""
-GOAL = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +65,24 @@ class Cell:
     processes: int
 
 
+ONE_LANE, LARGE = Cell(512, 0, 1, 1), Cell(2048, 0, 1, 1)
 TELLING = (
-    Cell(512, 0, 1, 1),
+    ONE_LANE,
     Cell(512, 0, 4, 1),
     Cell(512, 0, 2, 2),
     Cell(512, 20, 4, 1),
-    Cell(512, 100, 1, 1),
-    Cell(512, 100, 4, 1),
-    Cell(512, 500, 8, 1),
-    Cell(1024, 0, 4, 1),
+    Cell(512, 100, 2, 1),
+    Cell(512, 500, 4, 1),
+    Cell(1024, 0, 2, 2),
     Cell(1024, 20, 4, 1),
-    Cell(1024, 100, 4, 2),
-    Cell(2048, 0, 2, 1),
+    Cell(1024, 100, 2, 1),
+    LARGE,
     Cell(2048, 20, 4, 1),
     Cell(2048, 100, 2, 1),
     Cell(4096, 20, 2, 1),
 )
-"""Each kind of bound, and each way to reach it."""
+"""Each kind of bound, some ways to reach it, and what one lane costs."""
+EVERY = tuple(starmap(Cell, product(SIZES, MILLISECONDS, LANES, PROCESSES)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +100,15 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One stretch of steady state, per job."""
+    """One stretch of steady state."""
 
     jobs_per_s: float
     cpu: dict[str, float]
+    """Seconds of a processor per job, by program."""
     batches: float
+    """Per job."""
     others: float
     """Cores that others used meanwhile, and the kernel for nobody in particular."""
-
-    @property
-    def stages_cpu(self) -> float:
-        """CPU seconds of all stages: everybody but who pushes and looks on."""
-        return sum(seconds for name, seconds in self.cpu.items() if name != "observer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,54 +116,54 @@ class Row:
     """What was measured of a cell: medians of its runs."""
 
     cell: Cell
-    jobs_per_s: float
-    cpu: dict[str, float]
-    batches: float
-    others: float
+    run: Run
     stages: dict[str, float]
     """Wall seconds of a job's stages."""
     peak_mb: float
+    """The most memory of a worker process."""
     nuclei: int
 
     @property
-    def waiting(self) -> float:
-        """Seconds per job that the model server needs."""
-        return self.batches * self.cell.milliseconds / 1000
+    def cpu_s(self) -> float:
+        """CPU seconds per job of all stages: everybody but who pushes and looks on."""
+        return sum(seconds for name, seconds in self.run.cpu.items() if name != OBSERVER)
 
     @property
-    def stages_cpu(self) -> float:
-        """CPU seconds per job of all stages."""
-        return sum(seconds for name, seconds in self.cpu.items() if name != "observer")
+    def worker_cores(self) -> float:
+        """How many cores the workers kept busy."""
+        return self.run.cpu[WORKER] * self.run.jobs_per_s
+
+    def bound(self, cores: float) -> float:
+        """Return how many jobs per second are possible."""
+        return 1 / max(self.run.batches * self.cell.milliseconds / 1000, self.cpu_s / cores)
 
     @property
-    def bound(self) -> float:
-        """Jobs per second that are possible."""
-        return 1 / max(self.waiting, self.stages_cpu / CORES)
+    def efficiency(self) -> float:
+        """What was reached of what is possible."""
+        return self.run.jobs_per_s / self.bound(CORES)
 
     @property
-    def bound_left(self) -> float:
-        """Jobs per second that are possible on the cores that others left."""
-        return 1 / max(self.waiting, self.stages_cpu / (CORES - self.others))
+    def efficiency_left(self) -> float:
+        """The same of what is possible on the cores that others left."""
+        return self.run.jobs_per_s / self.bound(CORES - self.run.others)
 
     def told(self) -> dict[str, object]:
         """Return all numbers, for bench.json."""
-        cell = self.cell
         return {
-            "size": cell.size,
-            "batch_ms": cell.milliseconds,
-            "lanes": cell.lanes,
-            "processes": cell.processes,
-            "jobs_per_s": round(self.jobs_per_s, 3),
-            "bound_jobs_per_s": round(self.bound, 3),
-            "efficiency": round(self.jobs_per_s / self.bound, 3),
-            "efficiency_of_cores_left": round(self.jobs_per_s / self.bound_left, 3),
-            "batches_per_job": round(self.batches, 2),
-            "cpu_s_per_job": {name: round(seconds, 4) for name, seconds in self.cpu.items()},
-            "wall_s_per_job": {name: round(seconds, 4) for name, seconds in self.stages.items()},
-            "worker_cores": round(self.cpu["worker"] * self.jobs_per_s, 2),
-            "cores_taken_by_others": round(self.others, 2),
+            "size": self.cell.size,
+            "batch_ms": self.cell.milliseconds,
+            "lanes": self.cell.lanes,
+            "processes": self.cell.processes,
+            "jobs_per_s": round(self.run.jobs_per_s, 2),
+            "bound_jobs_per_s": round(self.bound(CORES), 2),
+            "efficiency": round(self.efficiency, 3),
+            "efficiency_of_cores_left": round(self.efficiency_left, 3),
+            "cores_taken_by_others": round(self.run.others, 2),
+            "worker_cores": round(self.worker_cores, 2),
+            "batches_per_job": round(self.run.batches, 1),
+            "cpu_ms_per_job": {name: round(1000 * seconds, 1) for name, seconds in self.run.cpu.items()},
+            "wall_ms_per_job": {name: round(1000 * seconds, 1) for name, seconds in self.stages.items()},
             "rss_peak_mb": round(self.peak_mb),
-            "nuclei": self.nuclei,
         }
 
 
@@ -171,8 +172,8 @@ class Pipeline:
 
     def __init__(self, bench: Bench, model: grpc.Channel, pids: dict[str, list[int]], lanes: int) -> None:
         self._bench = bench
-        self._batches = model.unary_unary(BATCHES)
-        self._pids = {**pids, "observer": [os.getpid()]}
+        self._batches = model.unary_unary(BATCHES, None, None)
+        self._pids = {**pids, OBSERVER: [os.getpid()]}
         self._lanes = lanes
         self._keys: list[str] = []
         self._redis = redis.Redis(bench.server.host, bench.server.port, client_name=OURS, decode_responses=True)
@@ -184,7 +185,7 @@ class Pipeline:
     def run(self) -> tuple[Run, list[dict[str, str]]]:
         """Measure a stretch; return it, and the fields of the jobs that ended in it."""
         before = self._now()
-        self._until(jobs=max(RUN_JOBS, self._lanes), seconds=RUN_SECONDS)
+        self._until(jobs=max(RUN_JOBS, RUN_ROUNDS * self._lanes), seconds=RUN_SECONDS)
         after = self._now()
         ended = self._ended(before.at, after.at)
         seconds = after.at - before.at
@@ -196,7 +197,7 @@ class Pipeline:
 
     def peak_mb(self) -> float:
         """Return the most memory that a worker ever had."""
-        return max(resident_mb(pid, "VmHWM") for pid in self._pids["worker"])
+        return max(resident_mb(pid, "VmHWM") for pid in self._pids[WORKER])
 
     def _until(self, *, jobs: int, seconds: float) -> None:
         """Keep the queue filled until so many jobs were taken from it, and so much time has passed."""
@@ -209,7 +210,7 @@ class Pipeline:
 
     def _taken(self) -> int:
         """Fill the queue, and return how many jobs were taken from it so far."""
-        waiting = int(self._redis.llen(QUEUE))  # type: ignore[arg-type]  # redis-py's types know its async twin too
+        waiting = int(self._redis.llen(QUEUE))
         missing = 2 * self._lanes + SPARE_JOBS - waiting
         self._keys += [self._bench.push() for _ in range(missing)]
         return len(self._keys) - waiting - max(missing, 0)
@@ -219,7 +220,7 @@ class Pipeline:
         return Moment(time.time(), cpu, machine_seconds(), int(self._batches(b"")))
 
     def _ended(self, since: float, until: float) -> list[dict[str, str]]:
-        """Return the fields of the jobs that ended in between, in the order of their ends; RuntimeError if one failed."""
+        """Return the fields of the jobs that ended in between, by their ends; RuntimeError if one failed."""
         asked = self._redis.pipeline(transaction=False)
         for key in self._keys:
             asked.hgetall(key)
@@ -263,7 +264,7 @@ def pipeline(bench: Bench, cell: Cell, s3: int) -> Iterator[Pipeline]:
         channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
         variables = {"CONCURRENCY": str(cell.lanes), "TF_PORT": port, "GRPC_TIMEOUT": "120", "DRAIN_SECONDS": "0"}
         workers = [stack.enter_context(bench.worker(**variables)) for _ in range(cell.processes)]
-        pids = {"worker": workers, "model server": [model], "S3": [s3], "Redis": [bench.server.pid]}
+        pids = {WORKER: workers, "model server": [model], "S3": [s3], "Redis": [bench.server.pid]}
         running = Pipeline(bench, channel, pids, cell.lanes * cell.processes)
         stack.callback(bench.client.delete, QUEUE)
         running.warm_up()
@@ -281,15 +282,17 @@ def measured(bench: Bench, cell: Cell, s3: int) -> Row:
     if not 0.5 * expected < nuclei < 1.5 * expected:
         raise RuntimeError(f"{nuclei} nuclei in {cell.size} x {cell.size} pixels, {expected:.0f} were expected")
     bench.client.flushall()
-    return Row(
-        cell,
+    stages = {field: statistics.median(float(fields[field]) for fields in jobs) for field in TIME_FIELDS.values()}
+    return Row(cell, middle(runs), stages, peak, nuclei)
+
+
+def middle(runs: Sequence[Run]) -> Run:
+    """Return the medians of several runs, each figure for itself."""
+    return Run(
         jobs_per_s=statistics.median(run.jobs_per_s for run in runs),
         cpu={name: statistics.median(run.cpu[name] for run in runs) for name in runs[0].cpu},
         batches=statistics.median(run.batches for run in runs),
         others=statistics.median(run.others for run in runs),
-        stages={field: statistics.median(float(fields[field]) for fields in jobs) for field in TIME_FIELDS.values()},
-        peak_mb=peak,
-        nuclei=nuclei,
     )
 
 
@@ -328,19 +331,78 @@ def deposited(bench: Bench, size: int) -> str:
     return build_storage(Settings.from_environ(bench.environ)).deposit(path).key
 
 
-def rows_of(cells: tuple[Cell, ...]) -> Iterator[Row]:
+def measure(cells: Sequence[Cell]) -> list[Row]:
     """Measure cells one after the other."""
     with bucket() as (bench, s3):
         images = {size: deposited(bench, size) for size in sorted({cell.size for cell in cells})}
-        for cell in cells:
-            yield measured(Bench(bench.server, bench.client, bench.environ, bench.folder, images[cell.size]), cell, s3)
+        return [measured(replace(bench, image=images[cell.size]), cell, s3) for cell in cells]
+
+
+def show_efficiency(rows: Sequence[Row]) -> None:
+    """Print what was reached of what is possible."""
+    head = ("image", "ms a batch", "lanes", "processes", "batches a job", "jobs/s", "bound", "efficiency")
+    more = ("of the cores left", "cores of the workers", "of other programs")
+    told = [
+        (
+            *cell_of(row),
+            row.run.batches,
+            row.run.jobs_per_s,
+            row.bound(CORES),
+            row.efficiency,
+            row.efficiency_left,
+            row.worker_cores,
+            row.run.others,
+        )
+        for row in rows
+    ]
+    tables.show(f"The pipeline against its bound (medians of {RUNS} runs)", (*head, *more), told)
+
+
+def show_costs(rows: Sequence[Row]) -> None:
+    """Print what a job costs each program, and how long its stages take."""
+    programs = [name for name in rows[0].run.cpu if name != OBSERVER]
+    stages = list(rows[0].stages)
+    told = [
+        (
+            *cell_of(row),
+            *(1000 * row.run.cpu[name] for name in programs),
+            1000 * row.cpu_s,
+            *(1000 * row.stages[name] for name in stages),
+            row.peak_mb,
+        )
+        for row in rows
+    ]
+    cpu = [*(f"CPU ms, {name}" for name in programs), "together"]
+    head = ("image", "ms a batch", "lanes", "processes", *cpu, *(f"`{name}`, ms" for name in stages), "most memory, MB")
+    tables.show("What a job costs: processor time by program, and the clock's by stage", head, told)
+
+
+def cell_of(row: Row) -> tuple[object, ...]:
+    """Return the first columns of a row."""
+    return f"{row.cell.size} x {row.cell.size}", row.cell.milliseconds, row.cell.lanes, row.cell.processes
+
+
+def figures_of(rows: Sequence[Row]) -> dict[str, object]:
+    """Return what stands in bench.json."""
+    by_cell = {row.cell: row for row in rows}
+    small = [row for row in rows if (row.cell.size, row.cell.milliseconds) == (ONE_LANE.size, 0)]
+    fastest = max(small, key=lambda row: row.run.jobs_per_s)
+    return {
+        "efficiency": [row.told() for row in rows],
+        "cpu_s_per_job_512": round(by_cell[ONE_LANE].run.cpu[WORKER], 4),
+        "jobs_per_s_512": round(fastest.run.jobs_per_s, 1),
+        "jobs_per_s_512_with": {"lanes": fastest.cell.lanes, "processes": fastest.cell.processes},
+        "rss_peak_2048_mb": round(by_cell[LARGE].peak_mb),
+    }
 
 
 def main() -> None:
     """Print the tables."""
-    cells = TELLING
-    for row in rows_of(cells):
-        print(row.told(), flush=True)
+    options = tables.parse(argparse.ArgumentParser(description=__doc__))
+    rows = measure(EVERY if options.full else TELLING)
+    show_efficiency(rows)
+    show_costs(rows)
+    tables.hand_over(figures_of(rows), options.json)
 
 
 if __name__ == "__main__":

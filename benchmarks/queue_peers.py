@@ -3,7 +3,7 @@
 With a job that does nothing, with the image job (plain_jobs.py; ours is the `segmentation` consumer), and with a worker
 that is killed in the middle of a job.  The bucket (s3.py) and the model server (model_server.py) answer at once.
 
-``python benchmarks/queue_peers.py`` needs some seven minutes, and the dependency group `bench`.
+``python benchmarks/queue_peers.py`` needs some twelve minutes, and the dependency group `bench`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import inf
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 Figures = dict[str, Any]
 
 BIN = Path(sys.executable).parent
-PUSHES, IDLE_SECONDS = 200, 30.0
+PUSHES, IDLE_SECONDS = 200, 20.0
 SETTLING_SECONDS = 3.0
 """After so long a worker that has nothing to do is idle."""
-NAP_SECONDS, PATIENCE_SECONDS = 5.0, 120.0
+NAP_SECONDS, PATIENCE_SECONDS = 5.0, 200.0
 """How long a killed job would have taken, and how long it is waited for."""
-IMAGES, FIRST_IMAGES = 80, 20
-"""Image jobs, and how many of them are over before the measurement begins."""
+FIRST_IMAGES = 0.25
+"""So many of the image jobs are over before the measurement begins."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Contender:
     """Words in braces are variables of the environment."""
     variables: Mapping[str, str] = field(default_factory=dict)
     jobs: int = 2000
+    images: int = 80
 
 
 CELERY = (f"{BIN}/celery", "--app", "peer_celery", "worker", "--loglevel", "WARNING")
@@ -86,6 +87,7 @@ CONTENDERS = (
         "peer_rq",
         (f"{BIN}/rq", "worker-pool", "-n", "2", "-w", "peer_rq.Ready", "-q", "-u", "{BENCH_REDIS}/3"),
         jobs=200,
+        images=32,
     ),
     Contender(
         "taskiq",
@@ -110,7 +112,9 @@ class Stage:
             if one.module:
                 command = [word.format_map(environ) for word in one.command]
                 log = self.bench.folder / f"{one.name}.log"
-                yield [stack.enter_context(running(command, environ, log)).pid]
+                process = stack.enter_context(running(command, environ, log))
+                stack.callback(kill, [process.pid])  # asked, some need a minute, and leave children behind
+                yield [process.pid]
             else:
                 ours = {
                     "CONSUMER_TYPE": f"our_jobs:{job.title()}",
@@ -190,7 +194,6 @@ def empty_jobs(servers: Stage, contenders: Sequence[Contender]) -> Figures:
 def empty_job(servers: Stage, one: Contender) -> dict[str, float]:
     """Measure one contender with the empty job."""
     bench, ear = servers.bench, Ear()
-    bench.client.flushall()
     push = servers.pusher(one, "nothing")
     for _ in range(one.jobs):
         push()
@@ -219,25 +222,25 @@ def image_jobs(servers: Stage, contenders: Sequence[Contender]) -> Figures:
     """Measure the image job at full speed."""
     figures: Figures = {}
     for one in contenders:
-        servers.bench.client.flushall()
         ear, push = Ear(), servers.pusher(one, "segment")
-        for _ in range(IMAGES):
+        for _ in range(one.images):
             push()
         with servers.workers(one, ear, "segment") as pids:
-            fast = rate(ear, pids, servers.bench.server.pid, IMAGES, warm=FIRST_IMAGES, event="ended")
+            warm = round(FIRST_IMAGES * one.images)
+            fast = rate(ear, pids, servers.bench.server.pid, one.images, warm=warm, event="ended")
         figures[one.name] = {"jobs_per_s": fast.jobs_per_s, "cpu_s_per_job": fast.cpu_ms_per_job / 1000}
     rows = [(name, *found.values()) for name, found in figures.items()]
-    tables.show(f"Image jobs, 512 x 512 ({IMAGES - FIRST_IMAGES})", ("queue", "jobs/s", "CPU s per job"), rows)
+    tables.show("Image jobs, 512 x 512", ("queue", "jobs/s", "CPU s per job"), rows)
     return figures
 
 
 def deaths(servers: Stage, contenders: Sequence[Contender]) -> Figures:
     """Kill every worker in the middle of a job, and wait for the job to begin again on another one."""
-    servers.bench.client.flushall()
     ears = {one.name: Ear() for one in contenders}
     with ExitStack() as stack:
-        killed = {one.name: death(servers, one, ears[one.name]) for one in contenders}
+        killed = {}
         for one in contenders:
+            killed[one.name] = death(servers, one, ears[one.name])
             stack.enter_context(servers.workers(one, ears[one.name], "nap"))
         deadline = time.monotonic() + PATIENCE_SECONDS
         figures = {name: again(ear, deadline) - killed[name] for name, ear in ears.items()}
@@ -253,9 +256,15 @@ def death(servers: Stage, one: Contender, ear: Ear) -> float:
         time.sleep(SETTLING_SECONDS)
         servers.pusher(one, "nap")()
         ear.hear()
-        for member in [member for pid in pids for member in family(pid)]:
-            os.kill(member, signal.SIGKILL)
+        kill(pids)
         return time.monotonic()
+
+
+def kill(pids: Sequence[int]) -> None:
+    """Kill processes and all that descend from them."""
+    for member in [member for pid in pids for member in family(pid)]:
+        with suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
 
 
 def again(ear: Ear, deadline: float) -> float:
@@ -266,15 +275,20 @@ def again(ear: Ear, deadline: float) -> float:
         return inf
 
 
+PARTS = {part.__name__: part for part in (empty_jobs, image_jobs, deaths)}
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--only", default="", help="the contenders whose name begins so")
+    parser.add_argument("--part", choices=PARTS, help="this part only")
     options = parser.parse_args()
+    parts = [options.part] if options.part else list(PARTS)
     contenders = [one for one in CONTENDERS if one.name.startswith(options.only)]
     with everything() as servers:
-        figures = {part.__name__: part(servers, contenders) for part in (empty_jobs, image_jobs, deaths)}
+        figures = {part: PARTS[part](servers, contenders) for part in parts}
     if options.json:
         options.json.write_text(json.dumps({"queue_peers": figures}, indent=1) + "\n")
 

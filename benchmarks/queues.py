@@ -7,13 +7,11 @@ five.  ``--json FILE`` writes the figures.  Other queues on the same Redis: see 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tables
@@ -39,6 +37,8 @@ DEPTHS = (1, 1_000, 100_000, 1_000_000)
 CLAIMS, FILLED_AT_ONCE = 300, 2000
 NAP_SECONDS, NAPS = 1.0, 6
 IDLE_LANES = 4
+ONCE = {"CLIENT", "SCRIPT"}
+"""Sent when a connection opens, or where the server does not know a script."""
 FILL = """
 for i = tonumber(ARGV[1]), tonumber(ARGV[2]) do
   local job = KEYS[1] .. ':field.tif:' .. string.format('%032x', i)
@@ -104,8 +104,8 @@ def at_speed(bench: Bench, ear: Ear) -> Figures:
             fast = rate(ear, pids, bench.server.pid, JOBS)
             see_lanes(bench, ear, lanes)
             soon = latency(ear, submitter(bench), PUSHES)
-        figures[f"{lanes} lanes"] = asdict(fast) | asdict(soon)
-        rows.append((lanes, processes, *figures[f"{lanes} lanes"].values()))
+        figures[str(lanes)] = asdict(fast) | asdict(soon)
+        rows.append((lanes, processes, *figures[str(lanes)].values()))
     tables.show(f"Empty jobs ({JOBS} at full speed, {PUSHES} pushes one at a time)", HEAD, rows)
     return figures
 
@@ -135,9 +135,10 @@ def idleness(figures: Figures) -> Iterator[None]:
             time.sleep(max(0.0, 2 * CLAIM_SECONDS - (time.monotonic() - began)))
             seconds = time.monotonic() - began
     sweeps = counts.pop("sweep", 0) / seconds
-    each = counts.total() / IDLE_LANES / seconds
+    each = sum(count for name, count in counts.items() if name not in ONCE) / IDLE_LANES / seconds
     figures["idle_commands_per_s"] = {"lane": each, "sweeps of a process": sweeps}
-    rows = [("each lane", each), ("sweeps of the process", sweeps)]
+    rows = [(f"each lane: {name}", count / IDLE_LANES / seconds) for name, count in counts.items()]
+    rows += [("each lane, together, without what opens connections", each), ("sweeps of the process", sweeps)]
     tables.show(f"Redis commands that an idle worker sends ({seconds:.0f} s)", ("what", "per second"), rows)
 
 
@@ -215,16 +216,20 @@ def busy_share(bench: Bench, ear: Ear, lanes: int, processes: int) -> float:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="a million waiting jobs and 200 lanes too")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    options = parser.parse_args()
+    options = tables.parse(argparse.ArgumentParser(description=__doc__))
     figures: Figures = {}
     with idleness(figures), stage() as bench:
         for part in (at_speed, commands, *((depths, crowds) if options.full else ())):
             figures[part.__name__] = part(bench, Ear())
-    if options.json:
-        options.json.write_text(json.dumps({"queue": figures}, indent=1) + "\n")
+    soon = figures["at_speed"]["1"]
+    tables.hand_over(
+        {
+            "push_to_start_ms": {"median": soon["median_ms"], "p99": soon["p99_ms"]},
+            "jobs_per_s_empty": soon["jobs_per_s"],
+            "queue": figures,
+        },
+        options.json,
+    )
 
 
 if __name__ == "__main__":

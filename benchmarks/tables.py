@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import argparse  # noqa: TC003 - a script, no cycles to avoid
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence  # noqa: TC003 - a script, no cycles to avoid
+from collections.abc import Iterable, Mapping, Sequence  # noqa: TC003 - a script, no cycles to avoid
 from importlib.metadata import version
 from pathlib import Path
 
 from redis_consumer.testing.servers import find_redis
 
-VARIABLE = "BENCH_FIGURES"
-"""Names the file that `keep` writes to; `run.py` sets it for each part."""
 PACKAGES = ("numpy", "scipy", "scikit-image", "grpcio", "protobuf", "obstore", "redis", "imagecodecs", "tifffile")
 
 
@@ -27,31 +26,47 @@ def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]], note
     print(f"\n{note or machine()}", flush=True)
 
 
-def keep(**figures: object) -> None:
-    """Have figures stand in results/bench.json under these names; a part that runs alone only prints."""
-    if path := os.environ.get(VARIABLE):
-        merge(Path(path), figures)
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the options of a part: its own, and those that every part with figures takes."""
+    parser.add_argument("--full", action="store_true", help="measure everything, not only what tells most")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, as results/bench.json has them")
+    return parser.parse_args()
 
 
-def merge(path: Path, figures: dict[str, object]) -> None:
-    """Put figures into a file of figures; what it has under other names stays."""
-    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    path.write_text(written({**known, **figures}), "utf-8")
+def hand_over(figures: Mapping[str, object], path: Path | None) -> None:
+    """Write the figures where `--json` wants them, if it does."""
+    if path:
+        path.write_text(written(figures), "utf-8")
 
 
-def written(figures: dict[str, object]) -> str:
-    """Return JSON with a line for each figure, and for each row of a list of rows: small, and its changes readable."""
-    lines = []
-    for name, value in sorted(figures.items()):
-        rows = isinstance(value, list) and value and isinstance(value[0], dict)
-        text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]" if rows else json.dumps(value)  # type: ignore[arg-type]  # a list
-        lines.append(f" {json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+def written(figures: Mapping[str, object]) -> str:
+    """Return JSON with a line for each figure, and for each part of those that have parts: short, readable in diffs."""
+    return _block("{", (f"{json.dumps(name)}: {_parts(value)}" for name, value in sorted(figures.items())), "}") + "\n"
 
 
-def full() -> bool:
-    """Return whether everything is to be measured, and not only what is most telling."""
-    return bool(os.environ.get("FULL"))
+def _parts(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return _block("[", map(_line, value), "]", depth=2)
+    if isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
+        return _block("{", (f"{json.dumps(name)}: {_line(part)}" for name, part in value.items()), "}", depth=2)
+    return _line(value)
+
+
+def _block(opening: str, lines: Iterable[str], closing: str, depth: int = 1) -> str:
+    return opening + ",".join(f"\n{' ' * depth}{line}" for line in lines) + "\n" + " " * (depth - 1) + closing
+
+
+def _line(value: object) -> str:
+    return json.dumps(_rounded(value))
+
+
+def _rounded(value: object) -> object:
+    """Return figures with four digits: nobody measures more."""
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def machine() -> str:

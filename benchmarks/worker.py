@@ -73,7 +73,7 @@ def resting_mb(pid: int) -> float:
     return now
 
 
-def start(bench: Bench) -> None:
+def start(bench: Bench) -> dict[str, object]:
     """Measure from exec to the status `started` of a job that waits, and memory."""
     seconds = []
     for _ in range(STARTS):
@@ -98,9 +98,10 @@ def start(bench: Bench) -> None:
         ("first job of an idle worker, push to `done`, s", first, ""),
     ]
     tables.show(f"Start and memory ({STARTS} starts)", ("what", "measured", "goal"), rows)
+    return {"start_s": round(statistics.median(seconds), 3), "rss_idle_mb": round(idle)}
 
 
-def one_job(bench: Bench) -> None:
+def one_job(bench: Bench) -> dict[str, object]:
     """Measure a 512 x 512 job, its stages and its CPU time."""
     with bench.worker() as pid:
         resting_mb(pid)
@@ -118,6 +119,7 @@ def one_job(bench: Bench) -> None:
         ("CPU time of the worker", cpu),
     ]
     tables.show(f"One 512 x 512 job with the demo's model (medians of {JOBS})", ("what", "ms"), rows)
+    return {}
 
 
 def rest(job: tuple[float, dict[str, str]]) -> float:
@@ -126,7 +128,7 @@ def rest(job: tuple[float, dict[str, str]]) -> float:
     return seconds - sum(float(fields[field]) for field in TIME_FIELDS.values())
 
 
-def large(bench: Bench) -> None:
+def large(bench: Bench) -> dict[str, object]:
     """Measure the most memory of a worker that does one large job, for one role and for three."""
     plane = simulate((LARGE, LARGE), cells=Cells(count=5000), seed=3).image
     one = plane.size * 4 / 1e6
@@ -142,9 +144,10 @@ def large(bench: Bench) -> None:
         rows.append((channels, idle, most, (most - idle) / one, seconds, "< 600"))
     head = ("`channels`", "idle, MB", "most, MB", "copies of a float32 plane", "push to `done`, s", "goal, MB")
     tables.show(f"Memory of a {LARGE} x {LARGE} segmentation job", head, rows)
+    return {}
 
 
-def commands(bench: Bench) -> None:
+def commands(bench: Bench) -> dict[str, object]:
     """Count the commands that a worker sends for one job."""
     with bench.worker():
         bench.see_through()
@@ -154,17 +157,22 @@ def commands(bench: Bench) -> None:
             time.sleep(1.0)
     besides = counts["progress"] + counts["heartbeat"]
     rows: list[tuple[object, ...]] = [(name, count, "") for name, count in counts.items()]
-    rows.append(("all but `progress` and heartbeats", counts.total() - besides, "<= 10"))
+    needed = counts.total() - besides
+    rows.append(("all but `progress` and heartbeats", needed, "<= 10"))
     tables.show("Redis commands that a worker sends for a segmentation job", ("what", "count", "goal"), rows)
+    return {"redis_commands_per_job": needed}
 
 
 def main() -> None:
     """Print the tables."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--models", type=Path, default=MODELS, help="folder with NuclearSegmentation/1/model.onnx")
-    with bench(options.parse_args().models) as servers:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder with NuclearSegmentation/1/model.onnx")
+    options = tables.parse(parser)
+    figures: dict[str, object] = {}
+    with bench(options.models) as servers:
         for part in (start, one_job, large, commands):
-            part(servers)
+            figures |= part(servers)
+    tables.hand_over(figures, options.json)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 10.0
 GRACE_SECONDS = 60.0
 """How long a lane has to come back from a job that was taken away.  A prediction under way ends by GRPC_TIMEOUT."""
 MEGABYTE = 10**6
-M_MMAP_THRESHOLD, ARRAY_BYTES = -3, 4 * 2**20
-M_TRIM_THRESHOLD, SPARE_BYTES = -1, 8 * 2**20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+"""The numbers of malloc.h."""
+ARRAY_BYTES, SPARE_BYTES = 4 * 2**20, 64 * 2**20
 
 
 @dataclass
@@ -159,17 +160,20 @@ class MemoryLimit:
         return True
 
 
-def give_arrays_back() -> None:
-    """Have the C library return large arrays to the system as soon as they are freed, but keep some memory at hand.
+def tune_malloc() -> None:
+    """Have the C library keep memory for the next small arrays, and return large ones at once; glibc only, mallopt(3).
 
-    glibc only, see mallopt(3).  It raises its threshold with the first large array that is freed, and keeps the later
-    ones: the memory of a 2048 x 2048 job then peaked a third higher.  On the other hand it gives back all but 128 KiB
-    of free memory, and the kernel has to clear every page again: a quarter of the time of a 512 x 512 job.
+    Arrays of ARRAY_BYTES and more go back to the system when they are freed: glibc would learn from the first one to
+    keep the others, and the memory of a 2048 x 2048 job would peak a third higher.  What stays free of the smaller ones
+    is kept up to SPARE_BYTES.  By itself glibc keeps 128 KiB, so that each step of a 512 x 512 job asked the system for
+    its memory anew: 11,000 page faults, 40 % of the processor time.  All lanes share one heap: one for each thread
+    would keep that much several times, and was no faster.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(M_MMAP_THRESHOLD, ARRAY_BYTES)
         mallopt(M_TRIM_THRESHOLD, SPARE_BYTES)
+        mallopt(M_ARENA_MAX, 1)
 
 
 def resident_bytes() -> int:

@@ -49,11 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Work until a signal."""
     settings = settings_of(arguments)
     from redis_consumer.bootstrap import at_source, build_worker  # a wrong setting is told without its libraries
-    from redis_consumer.limits import give_arrays_back
+    from redis_consumer.limits import tune_malloc
 
     export(*given_variables(arguments))
     start_logging(settings.log_level)
-    give_arrays_back()
+    tune_malloc()
     worker = build_worker(settings)
     stop_on_signals(worker)
     queue = at_source(settings).queue
