@@ -36,7 +36,7 @@ GRACE_SECONDS = 60.0
 MEGABYTE = 10**6
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """The numbers of malloc.h."""
-ARRAY_BYTES, SPARE_BYTES = 4 * 2**20, 64 * 2**20
+ARRAY_BYTES, SPARE_BYTES = 4 * 2**20, 16 * 2**20
 
 
 @dataclass
@@ -165,9 +165,9 @@ def tune_malloc() -> None:
 
     Arrays of ARRAY_BYTES and more go back to the system when they are freed: glibc would learn from the first one to
     keep the others, and the memory of a 2048 x 2048 job would peak a third higher.  What stays free of the smaller ones
-    is kept up to SPARE_BYTES.  By itself glibc keeps 128 KiB, so that each step of a 512 x 512 job asked the system for
-    its memory anew: 11,000 page faults, 40 % of the processor time.  All lanes share one heap: one for each thread
-    would keep that much several times, and was no faster.
+    is kept up to SPARE_BYTES.  By itself glibc keeps 128 KiB, so that each step of a job asks the system for its memory
+    anew, which clears every page of it: a fifth to a third of the processor time.  All lanes share one heap: one for
+    each thread would keep that much several times, and was no faster.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

@@ -283,7 +283,7 @@ def work():
     for turn in range(20):
         if turn == 10:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        arrays = [np.ones(2**17) for _ in range(20)]  # 1 MiB each
+        arrays = [np.ones(2**17) for _ in range(10)]  # 1 MiB each
         del arrays
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 lane = threading.Thread(target=work)
