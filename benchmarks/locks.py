@@ -32,7 +32,7 @@ from redis_consumer import processing
 from redis_consumer.archives import zip_files
 from redis_consumer.arrays import Labels
 from redis_consumer.images import read_image
-from redis_consumer.limits import give_arrays_back
+from redis_consumer.limits import tune_malloc
 from redis_consumer.processing.labels import compact
 from redis_consumer.processing.maxima import h_maxima
 from redis_consumer.results import save_labels
@@ -165,7 +165,7 @@ def measured(step: Step) -> tuple[float, ...]:
 
 def main() -> None:
     """Print a table."""
-    give_arrays_back()  # as a worker does
+    tune_malloc()  # as a worker does
     rows: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="redis-consumer-bench-") as folder:
         for size in SIZES:

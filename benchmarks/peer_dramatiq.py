@@ -12,8 +12,8 @@ from dramatiq.results.backends import RedisBackend
 
 URL = f"{os.environ['BENCH_REDIS']}/2"
 
-broker = RedisBroker(url=URL)  # type: ignore[no-untyped-call]  # Dramatiq leaves it so
-results = Results(backend=RedisBackend(url=URL), store_results=True)  # type: ignore[no-untyped-call]  # as above
+broker = RedisBroker(url=URL)
+results = Results(backend=RedisBackend(url=URL), store_results=True)
 broker.add_middleware(results)
 dramatiq.set_broker(broker)
 TASKS = {job.__name__: dramatiq.actor(job) for job in (plain_jobs.nothing, plain_jobs.nap, plain_jobs.segment)}
