@@ -48,6 +48,7 @@ def flood(heights: Heights, markers: Ids, mask: Mask) -> LabelImage:
     if ties.too_many(tied):
         return _at_once(np.negative(heights), markers, mask)
     basins = _by_piece(heights, markers, pieces, _owners(piece, marker, count))
+    del pieces  # as large as the image
     if ties.may_matter(tied, basins, heights, markers):
         return _at_once(np.negative(heights), markers, mask)
     return basins

@@ -13,6 +13,7 @@ import numpy as np
 
 from redis_consumer.processing.checks import require_finite
 from redis_consumer.processing.clahe import equalized
+from redis_consumer.processing.moments import Moments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,15 +32,7 @@ def normalize(image: AnyArray, epsilon: float = 1e-7) -> Image:
 
     Any rank from 2, first axis the frames, last axis the channels.  ValueError for values that are not finite.
     """
-
-    def standardize(plane: Plane) -> Plane:
-        # Sums in float64: in float32 the mean of a constant plane misses the constant by a bit, and `epsilon` is
-        # too small to hide that.
-        centred = plane - np.float32(plane.mean(dtype=np.float64))
-        deviation = np.sqrt(np.square(centred).mean(dtype=np.float64))
-        return centred / np.float32(deviation + epsilon)
-
-    return _by_plane(image.astype(np.float32), standardize)
+    return _by_plane(image.astype(np.float32), lambda plane: Moments().joined(plane).standardized(plane, epsilon))
 
 
 def histogram_normalization(image: AnyArray, kernel_size: int | None = None) -> Image:

@@ -61,7 +61,7 @@ def may_matter(tied: Ids, basins: Ids, heights: Heights, markers: Ids) -> bool:
     suspects = np.unique(ids[one])
     if suspects.size > _MOST_BASINS:
         return True
-    levels = np.pad(_levels(suspects, basins, heights, markers), 1).ravel()
+    levels = _levels(suspects, basins, heights, markers).ravel()
     free = np.pad(markers == 0, 1).ravel()[one]
     one, other = one[free], other[free]
     around = one[:, None] + np.array([*steps, *(-step for step in steps)])
@@ -81,8 +81,12 @@ def _contacts(ids: Ids, steps: Sequence[int], tied: Ids) -> tuple[Places, Places
 
 
 def _levels(chosen: Ids, basins: Ids, heights: Heights, markers: Ids) -> npt.NDArray[np.float64]:
-    """Return the level of each pixel of the `chosen` basins, that is, minus the height of the lowest pass; else 0."""
-    result = np.zeros(basins.shape)
+    """Return the level of each pixel of the `chosen` basins, that is, minus the height of the lowest pass; else 0.
+
+    One pixel wider on every side than the image.
+    """
+    padded = np.zeros([size + 2 for size in basins.shape])
+    result = padded[(slice(1, -1),) * basins.ndim]
     edges = scipy.ndimage.generate_binary_structure(basins.ndim, 1)
     boxes = scipy.ndimage.find_objects(basins)
     for basin in chosen.tolist():
@@ -93,4 +97,4 @@ def _levels(chosen: Ids, basins: Ids, heights: Heights, markers: Ids) -> npt.NDA
         flooded = np.where(inside & (markers[box] > 0), ground, top)
         level = ski.morphology.reconstruction(flooded, np.where(inside, ground, top), "erosion", footprint=edges)
         np.copyto(result[box], level, where=inside)
-    return result
+    return padded
