@@ -7,13 +7,13 @@ function of the same name in `redis_consumer.processing` gives for the plane in 
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from redis_consumer.processing.checks import require_finite
 from redis_consumer.processing.clahe import Histograms
+from redis_consumer.processing.moments import Moments
 from redis_consumer.processing.planes import Plane, blocks
 
 if TYPE_CHECKING:
@@ -49,17 +49,16 @@ class Constant:
         return np.zeros([span.stop - span.start for span in place], np.float32)
 
 
-class Shifted:
-    """A plane less `offset`, divided by `unit`, float32."""
+class Standardized:
+    """A plane of mean 0 and standard deviation 1, float32."""
 
-    def __init__(self, plane: Plane, offset: float, unit: float) -> None:
+    def __init__(self, plane: Plane, moments: Moments, epsilon: float) -> None:
         self.shape = plane.shape
         self._plane = plane
-        self._offset, self._unit = np.float32(offset), np.float32(unit)
+        self._moments, self._epsilon = moments, epsilon
 
     def __getitem__(self, place: Rectangle) -> Floats:
-        part: Floats = (self._plane[place].astype(np.float32) - self._offset) / self._unit
-        return part
+        return self._moments.standardized(self._plane[place].astype(np.float32), self._epsilon)
 
 
 class Limited:
@@ -101,10 +100,11 @@ def extent(plane: Plane) -> tuple[float, float]:
 
 def normalize(plane: Plane, epsilon: float = 1e-7) -> Plane:
     """Return a view of mean 0 and standard deviation 1; a constant plane becomes zeros."""
-    extent(plane)
-    mean = _mean(plane, lambda values: values)
-    variance = _mean(plane, lambda values: np.square(values.astype(np.float32) - np.float32(mean)))
-    return Shifted(plane, mean, math.sqrt(variance) + epsilon)
+    moments = Moments()
+    for _, values in _walk(plane):
+        require_finite(values, "the image")
+        moments = moments.joined(values.astype(np.float32))
+    return Standardized(plane, moments, epsilon)
 
 
 def histogram_normalization(plane: Plane, kernel_size: int | None = None) -> Plane:
@@ -172,11 +172,6 @@ def _keys(plane: Plane) -> Iterator[npt.NDArray[np.uint32]]:
     for _, values in _walk(plane):
         bits = values[values != 0].astype(np.float32).view(np.uint32)
         yield np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-
-
-def _mean(plane: Plane, of: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> float:
-    total = sum(float(of(values).sum(dtype=np.float64)) for _, values in _walk(plane))
-    return total / (plane.shape[0] * plane.shape[1])
 
 
 def _walk(plane: Plane) -> Iterator[tuple[Rectangle, npt.NDArray[Any]]]:
