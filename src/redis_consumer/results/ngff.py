@@ -94,7 +94,7 @@ class Thinned:
     def _piece(self, rows: slice, columns: slice) -> npt.NDArray[Any]:
         step = self._step
         tall, wide = (slice(span.start * step, (span.stop - 1) * step + 1) for span in (rows, columns))
-        return self._plane[tall, wide][::step, ::step]
+        return self._plane[tall, wide][::step, ::step].copy()  # a view would keep the whole piece
 
 
 def _attributes(

@@ -59,25 +59,17 @@ def _edges(labels: Plane, place: Rectangle) -> Indexes:
     """Return all edges between a pixel in `place` and one of another label, (3, n).
 
     They are the label, the edge's number, and that of the edge which comes next.  A number is that of the side times
-    the pixels of the plane, plus that of the pixel.  At a corner where two pixels of one label meet others diagonally,
-    the walk stays at its own pixel.
+    the pixels of the plane, plus that of the pixel.
     """
     padded = _padded(labels, place)
     flat, width = padded.ravel(), padded.shape[1]
     outward = np.array([-width, 1, width, -1])
-    ahead = np.roll(outward, -1)
     core = np.zeros(padded.shape, bool)
     core[1:-1, 1:-1] = padded[1:-1, 1:-1] != 0
     inside = np.flatnonzero(core)
     at_side = [inside[flat[inside + step] != flat[inside]] for step in outward]
     pixels = np.concatenate(at_side)
     sides = np.repeat(np.arange(4), [len(some) for some in at_side])
-    next_pixels = pixels + ahead[sides]
-    diagonal = next_pixels + outward[sides]
-    goes_on = flat[next_pixels] == flat[pixels]
-    turns_out = goes_on & (flat[diagonal] == flat[pixels])
-    to_pixels = np.where(turns_out, diagonal, np.where(goes_on, next_pixels, pixels))
-    to_sides = (sides + 1 - goes_on - turns_out) % 4
 
     def numbers(sides: Indexes, pixels: Indexes) -> Indexes:
         rows, columns = np.divmod(pixels, width)
@@ -85,7 +77,22 @@ def _edges(labels: Plane, place: Rectangle) -> Indexes:
         columns += place[1].start - 1
         return (sides * labels.shape[0] + rows) * labels.shape[1] + columns
 
-    return np.stack([flat[pixels].astype(np.int64), numbers(sides, pixels), numbers(to_sides, to_pixels)])
+    following = numbers(*_following(flat, sides, pixels, outward))
+    return np.stack([flat[pixels].astype(np.int64), numbers(sides, pixels), following])
+
+
+def _following(
+    flat: npt.NDArray[np.integer], sides: Indexes, pixels: Indexes, outward: Indexes
+) -> tuple[Indexes, Indexes]:
+    """Return the side and pixel of the edge that comes next after each one.
+
+    At a corner where two pixels of one label meet others diagonally, the walk stays at its own pixel.
+    """
+    ahead = pixels + np.roll(outward, -1)[sides]
+    diagonal = ahead + outward[sides]
+    goes_on = flat[ahead] == flat[pixels]
+    turns_out = goes_on & (flat[diagonal] == flat[pixels])
+    return (sides + 1 - goes_on - turns_out) % 4, np.where(turns_out, diagonal, np.where(goes_on, ahead, pixels))
 
 
 def _padded(labels: Plane, place: Rectangle) -> npt.NDArray[np.integer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,18 @@ if TYPE_CHECKING:
 
 SIDE = 32
 SHAPE = (230, 310)
+STRIP = 7
+LARGEST = max((SIDE + 2) ** 2, STRIP * SHAPE[1])
 
 
 @dataclass
 class Watching:
-    """A plane that remembers how much of it was asked for at once, and how often it was read through."""
+    """A plane that remembers how much of it was asked for, and was in use, at once, and how often it was read."""
 
     array: AnyArray
     asked: list[int] = field(default_factory=list)
+    in_use: int = 0
+    most_in_use: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,8 +47,15 @@ class Watching:
     def __getitem__(self, place: Rectangle) -> npt.NDArray[Any]:
         part = self.array[place]
         assert part.shape == tuple(span.stop - span.start for span in place), "within the plane"
-        self.asked.append(part.size)
-        return part.copy()
+        given = part.copy()
+        self.asked.append(given.size)
+        self.in_use += given.size
+        self.most_in_use = max(self.most_in_use, self.in_use)
+        weakref.finalize(given, self._freed, given.size)
+        return given
+
+    def _freed(self, size: int) -> None:
+        self.in_use -= size
 
     def times_read(self) -> float:
         return sum(self.asked) / self.array.size
@@ -61,8 +73,8 @@ class Strips:
         return frames, rows, columns, channels
 
     def blocks(self, frame: int, channel: int) -> Iterator[tuple[slice, slice, npt.NDArray[Any]]]:
-        for top in range(0, self.sizes[1], 7):
-            rows, columns = slice(top, min(top + 7, self.sizes[1])), slice(0, self.sizes[2])
+        for top in range(0, self.sizes[1], STRIP):
+            rows, columns = slice(top, min(top + STRIP, self.sizes[1])), slice(0, self.sizes[2])
             yield rows, columns, self.array[frame, rows, columns, channel]
 
 
@@ -115,7 +127,8 @@ def test_files_are_those_of_one_piece(tmp_path: Path, monkeypatch: pytest.Monkey
     assert by_blocks.count() == one_piece.count()
     assert by_blocks.shape == one_piece.shape
     for plane in (plane for of_frame in watched for plane in of_frame):
-        assert max(plane.asked) <= max((SIDE + 2) ** 2, 7 * SHAPE[1]), "a block, a pixel around it; a strip"
+        assert max(plane.asked) <= LARGEST, "a block and a pixel around it, or a strip"
+        assert plane.most_in_use <= 2 * LARGEST, "one, and the next one before it is left"
 
 
 @pytest.mark.parametrize(
