@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import zarr
 from tests.unit.consumers.blockwise import PIECE, SHAPE, field, with_small_blocks
+from tests.unit.consumers.lab import Result
 
 from redis_consumer.arrays import AnyArray, Labels
 from redis_consumer.consumers import ImageFileConsumer, MesmerConsumer, SegmentationConsumer
@@ -20,12 +21,13 @@ from redis_consumer.processing import planes
 from redis_consumer.results import label_images, ngff, outlines
 from redis_consumer.results.extras import FILES, WRITERS, Seen, write_extras
 from redis_consumer.testing.labels import differing_objects
+from redis_consumer.worker import work_off
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
-    from tests.unit.consumers.lab import Lab, Result
+    from tests.unit.consumers.lab import Lab
 
     from redis_consumer.consumers import Consumer
     from redis_consumer.settings.schema import ExtraOutput
@@ -144,14 +146,14 @@ def assert_alike(whole: Path, large: Path) -> None:
             assert differing_objects(first, second) == (0, 0)
 
 
-def told_of(folder: Path) -> dict[str, Any]:
+def told_of(folder: Path, *, sha256: bool = True) -> dict[str, Any]:
     """Return the provenance, without what differs from job to job."""
     told: dict[str, Any] = json.loads((folder / PROVENANCE).read_text("utf-8"))
     for name in ("job", "seconds", "started_at", "written_at"):
         del told[name]
     for name in ("created_at", "updated_at"):
         del told["fields"][name]
-    assert told["input"]["sha256"]
+    assert bool(told["input"]["sha256"]) == sha256
     for name in PIECE:
         del told["settings"][name]
     return told
@@ -182,3 +184,20 @@ def test_the_size_of_a_pixel_is_told(lab: Lab, tmp_path: Path) -> None:
     assert told_of(folder)["input"]["pixel_size_um"] == [0.5, 0.65]
     (multiscale,) = json.loads((folder / ZARR / "feature_0/.zattrs").read_text())["multiscales"]
     assert multiscale["datasets"][0]["coordinateTransformations"][0]["scale"] == [0.5, 0.65]
+
+
+def test_an_image_of_chunks_has_them_all(lab: Lab) -> None:
+    """It is no file, and is read out of the bucket once more for its intensities."""
+    image = np.asarray(field(1), np.uint16)
+    ngff.write_labels_zarr(Labels(image[np.newaxis, ..., np.newaxis]), lab.folder / "bucket/uploads/x.zarr")
+    job = lab.claim(input_file_name="uploads/x.zarr/feature_0", original_name="x.zarr")
+    lab.environ.update(PIECE)
+    work_off(lab.queue, lab.equipped(SegmentationConsumer).handle, job)
+    made = lab.broker.jobs[job.key]
+    result = Result(made, lab.files(made))
+    folder = folder_of(lab, result)
+    (labels,) = result.files.values()
+    with (folder / TABLE).open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            assert float(row["max_intensity_0"]) == image[labels == int(row["label"])].max()
+    assert told_of(folder, sha256=False)["input"]["bytes"] == 0
