@@ -42,6 +42,11 @@ class Labels:
         if len(set(self.names)) < len(self.names) or not all(re.fullmatch(r"[\w-]{1,100}", n) for n in self.names):
             raise ValueError(f"features are named {self.names}: expected are different words of letters, digits, _, -")
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Frames, rows, columns and features."""
+        return self.array.shape
+
     def name_of(self, feature: int) -> str:
         """Return what a feature is called: ``feature_<index>`` where nobody named it."""
         return self.names[feature] if self.names else f"feature_{feature}"

@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import shapely
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as some
 
+import redis_consumer.results.outlines
+from redis_consumer.processing import planes
+from redis_consumer.results import label_images
 from redis_consumer.results.outlines import outlines, signed_area
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from redis_consumer.results.outlines import Polygon
 
     LabelPlane = npt.NDArray[np.integer[Any]]
 
@@ -28,7 +34,7 @@ def filled(labels: LabelPlane) -> LabelPlane:
     """Return the label image that the outlines of `labels` paint, by the middle of each pixel."""
     y, x = np.indices(labels.shape) + 0.5
     painted = np.zeros_like(labels)
-    for label, polygons in outlines(labels).items():
+    for label, polygons in outlines(labels):
         for outer, *holes in polygons:
             painted[shapely.contains_xy(shapely.Polygon(outer, holes), x, y)] = label
     return painted
@@ -43,7 +49,7 @@ def test_outlines_paint_the_label_image(labels: LabelPlane) -> None:
 @settings(max_examples=400, deadline=None)
 @given(PLANES)
 def test_outlines_are_valid_and_simplified_without_loss(labels: LabelPlane) -> None:
-    for label, polygons in outlines(labels).items():
+    for label, polygons in outlines(labels):
         assert shapely.MultiPolygon([(outer, holes) for outer, *holes in polygons]).is_valid
         for ring in (ring for polygon in polygons for ring in polygon):
             assert ring[0].tolist() == ring[-1].tolist()
@@ -61,9 +67,24 @@ def test_outlines_are_valid_and_simplified_without_loss(labels: LabelPlane) -> N
 @settings(max_examples=200, deadline=None)
 @given(PLANES)
 def test_neighbours_share_their_border(labels: LabelPlane) -> None:
-    shapes = [
-        shapely.MultiPolygon([(outer, holes) for outer, *holes in polygons]) for polygons in outlines(labels).values()
-    ]
+    shapes = [shapely.MultiPolygon([(outer, holes) for outer, *holes in polygons]) for _, polygons in outlines(labels)]
     for i, one in enumerate(shapes):
         for other in shapes[i + 1 :]:
             assert one.intersection(other).area == 0
+
+
+@settings(max_examples=400, deadline=None)
+@given(PLANES, st.integers(1, 4))
+def test_blocks_leave_no_trace(labels: LabelPlane, side: int) -> None:
+    whole = dict(outlines(labels))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (label_images, redis_consumer.results.outlines):
+            patch.setattr(module, "blocks", lambda shape: planes.blocks(shape, side))
+        by_blocks = dict(outlines(labels))
+    assert whole.keys() == by_blocks.keys()
+    for label, polygons in whole.items():
+        assert as_lists(by_blocks[label]) == as_lists(polygons)
+
+
+def as_lists(polygons: list[Polygon]) -> list[list[list[list[int]]]]:
+    return [[ring.tolist() for ring in polygon] for polygon in polygons]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from redis_consumer.arrays import Labels, Spots, Tracks
 from redis_consumer.results.extras import PROVENANCE
+from redis_consumer.results.label_images import LabelPlanes
 from redis_consumer.results.provenance import (
     Input,
     ModelUse,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from redis_consumer.consumers.base import Consumer, Tools
     from redis_consumer.consumers.work import Work
-    from redis_consumer.images import ImageFile
+    from redis_consumer.images import ImageHeader
     from redis_consumer.job import ModelId
     from redis_consumer.results.extras import Seen
 
@@ -51,7 +52,7 @@ class Account:
             version = self._tools.served_version(model)
             self._served.setdefault(model, set()).update(() if version is None else (version,))
 
-    def told(self, consumer: Consumer, work: Work, picture: ImageFile, seen: Seen, result: object) -> Provenance:
+    def told(self, consumer: Consumer, work: Work, picture: ImageHeader, seen: Seen, result: object) -> Provenance:
         """Return the whole of it, as it stands now."""
         settings = self._tools.settings
         return Provenance(
@@ -64,7 +65,7 @@ class Account:
             models=[ModelUse(m.name, m.version, tuple(sorted(served))) for m, served in self._served.items()],
             parameters=work.parameters,
             settings=deciding_settings(settings),
-            objects=result.count() if isinstance(result, Labels | Spots | Tracks) else None,
+            objects=result.count() if isinstance(result, Labels | LabelPlanes | Spots | Tracks) else None,
             software=software(type(consumer)),
             seconds=work.seconds(),
             started_at=work.started_at.isoformat(),
@@ -72,7 +73,7 @@ class Account:
         )
 
 
-def input_of(work: Work, picture: ImageFile, seen: Seen) -> Input:
+def input_of(work: Work, picture: ImageHeader, seen: Seen) -> Input:
     """Return what came: the file, and how it was understood."""
     return Input(
         key=fields_of(work.job)["input_file_name"],

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from redis_consumer.images import ImageFile, ImageHeader, ImageLimits, OpenImage
     from redis_consumer.job import Job
     from redis_consumer.processing.tiling import PadMode
+    from redis_consumer.results.tables import BlockedImage
     from redis_consumer.settings.schema import ExtraOutput
 
 
@@ -167,11 +168,15 @@ class ImageConsumer(TensorFlowServingConsumer):
 
         `result` is of any type; which has what stands in `redis_consumer.results.extras`.
         """
+        return self.write_extras(picture, picture.pixels, result) if self._tools().settings.extra_outputs else {}
+
+    def write_extras(
+        self, picture: ImageHeader, pixels: Image | BlockedImage, result: object
+    ) -> dict[ExtraOutput, Path]:
+        """Do what `extras` does, for pixels that need not be in memory."""
         wanted, folder = self._tools().settings.extra_outputs, self.work.folder / "extras"
-        if not wanted:
-            return {}
         frame_axis = "z" if "Z" in picture.axes else "t"
-        seen = Seen(picture.pixels, frame_axis, pixel_size_um(self.work.input) if self.work.input else None)
+        seen = Seen(pixels, frame_axis, pixel_size_um(self.work.input) if self.work.input else None)
         written = write_extras(result, seen, wanted, folder)
         if PROVENANCE in wanted:
             text = self._account.told(self, self.work, picture, seen, result).to_json()

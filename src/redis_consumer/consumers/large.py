@@ -60,6 +60,8 @@ class LargeLabels:
     """Objects in all."""
     cut: int
     """Those that were too long to be seen whole: a part of them may be missing."""
+    names: tuple[str, ...] = ()
+    """What each feature is, where it is known."""
 
 
 class LargeImage:

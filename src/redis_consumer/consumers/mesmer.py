@@ -63,8 +63,7 @@ class MesmerConsumer(ImageFileConsumer):
         ready = understood(multiplex_preprocess, zoomed(image, scale))
         outputs = self.predict_with(self.job_model() or self.default_model(), ready, pad_mode="constant")
         found = understood(partial(mesmer_postprocess, compartment=compartment), outputs)
-        names = ("whole-cell", "nuclear") if compartment == "both" else (compartment,)
-        return Labels(np.asarray(unzoomed(found, image.shape[1:3]), found.dtype), names)
+        return Labels(np.asarray(unzoomed(found, image.shape[1:3]), found.dtype), compartments(compartment))
 
     def compartment(self) -> Compartment:
         """Return the compartments that the job asks for."""
@@ -73,8 +72,8 @@ class MesmerConsumer(ImageFileConsumer):
         return compartment
 
     def parts(self, image: Image) -> tuple[list[tuple[ModelId, slice]], tuple[str, ...]]:  # noqa: ARG002 - nobody looks
-        """Return the one model, which takes both channels."""
-        return [(self.job_model() or self.default_model(), slice(None))], ()
+        """Return the one model, which takes both channels, and the compartments that are found."""
+        return [(self.job_model() or self.default_model(), slice(None))], compartments(self.compartment())
 
     def by_blocks(self) -> bool:
         """Return that the job can be done block by block: it has the same steps always."""
@@ -84,7 +83,7 @@ class MesmerConsumer(ImageFileConsumer):
         """Return what is done with a large image, besides the model."""
         compartment = self.compartment()
         finish = partial(mesmer_postprocess, compartment=compartment)
-        return Recipe("multiplex_preprocess", finish, 2 if compartment == "both" else 1, scale, "constant")
+        return Recipe("multiplex_preprocess", finish, len(compartments(compartment)), scale, "constant")
 
     def default_model(self) -> ModelId:
         """Return the model of this type, or the setting `MESMER_MODEL`."""
@@ -124,6 +123,11 @@ def checked_compartment(text: str) -> Compartment:
         if compartment == spelled:
             return compartment
     raise JobRejected(f"The field 'compartment' is {text!r}: allowed are {', '.join(allowed)}")
+
+
+def compartments(compartment: Compartment) -> tuple[str, ...]:
+    """Return what the features of the result are called."""
+    return ("whole-cell", "nuclear") if compartment == "both" else (compartment,)
 
 
 def check_stains(count: int, given: str) -> None:

@@ -29,6 +29,7 @@ from redis_consumer.processing import LOCAL, POST_PROCESSES, PRE_PROCESSES, take
 from redis_consumer.processing.rescale import resize, scaled_size
 from redis_consumer.processing.views import VIEWS
 from redis_consumer.results import save_large_labels
+from redis_consumer.results.label_images import LabelPlanes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +67,10 @@ class ImageFileConsumer(ImageConsumer):
         return self.segment([(model, image[..., channels]) for model, channels in parts], names)
 
     def parts(self, image: Image) -> tuple[list[tuple[ModelId, slice]], tuple[str, ...]]:
-        """Return a model for each part of the chosen channels, and what the parts are called: for all of them, one."""
+        """Return a model for each part of the chosen channels, and what the features of the result are called.
+
+        All channels are one part.
+        """
         return [(self.job_model() or self.labelled_model(self.job, image), slice(None))], ()
 
     def segment(self, parts: Sequence[tuple[ModelId, Image]], names: tuple[str, ...] = ()) -> Result:
@@ -130,26 +134,28 @@ class ImageFileConsumer(ImageConsumer):
             self.logger.warning("Job %s: %d of %d objects may lack a part", self.job.key, labels.cut, labels.count)
         self.work.enter(Status.SAVING_RESULTS)
         name, folder = self.work.name, self.work.folder / "output"
+        files = save_large_labels(labels.planes, name, folder, pattern=self.file_name, stack=self.stack)
+        found = LabelPlanes(labels.planes, labels.names)
         return self.work.deliver(
-            save_large_labels(labels.planes, name, folder, pattern=self.file_name, stack=self.stack)
+            files, self.write_extras(image, image, found) if self._tools().settings.extra_outputs else {}
         )
 
     def segment_large(self, large: LargeImage, image: OpenImage) -> LargeLabels:
         """Do by blocks what `analyze` does in one piece."""
         indexes = self.chosen_channels(image).indexes
         sample = large.sample(indexes)
-        parts, _ = self.parts(sample)
+        parts, names = self.parts(sample)
         scale = self.scale(self.job, sample)
         chosen = [(model, indexes[channels]) for model, channels in parts]
         values = math.prod(image.sizes[:3]) * sum(len(channels) for _, channels in chosen)
         check_zoom(values, scale, self._tools().settings.max_image_pixels)
         self.work.parameters["scale"] = scale
-        return large.segment(chosen, self.recipe(scale))
+        return replace(large.segment(chosen, self.recipe(scale)), names=names)
 
     def recipe(self, scale: float) -> Recipe:
         """Return what is done with a large image, besides the model."""
         names = self.step_names()
-        self.work.parameters |= names
+        self.work.parameters |= {**names, "cuts": 0, "field_size": whole_number(self.job, "field_size", 61)}
         return Recipe(names["preprocess_function"], POST_PROCESSES[names["postprocess_function"]], scale=scale)
 
     def scale(self, job: Job, image: Image) -> float:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from redis_consumer.arrays import Labels, Tracks
 from redis_consumer.errors import MissingExtra
 from redis_consumer.results import writing
 from redis_consumer.results.ctc import save_ctc
 from redis_consumer.results.geojson import write_geojson
+from redis_consumer.results.label_images import LabelPlanes
 from redis_consumer.results.ngff import write_labels_zarr
 from redis_consumer.results.tables import label_table, write_csv, write_parquet
 from redis_consumer.results.trk import save_trk
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from redis_consumer.arrays import Image
+    from redis_consumer.results.label_images import LabelImages
+    from redis_consumer.results.tables import BlockedImage
     from redis_consumer.settings.schema import ExtraOutput
 
     Writer = Callable[[Any, "Seen", Path], None]
@@ -48,27 +51,27 @@ PACKAGES: Mapping[ExtraOutput, str] = {"table-parquet": "arro3"}
 class Seen:
     """The image that the result is of."""
 
-    pixels: Image
-    """float32, (T, Y, X, C): every channel of the file."""
+    pixels: Image | BlockedImage
+    """Every channel of the file: float32, (T, Y, X, C), or what has them by blocks, where labels are `LabelPlanes`."""
     frame_axis: str = "t"
     """What its frames are: ``t``, times or entries of a batch, or ``z``, depths."""
     pixel_size_um: tuple[float, float] | None = None
     """Height and width, where the file says so."""
 
 
-def _zarr(labels: Labels, seen: Seen, path: Path) -> None:
+def _zarr(labels: LabelImages, seen: Seen, path: Path) -> None:
     write_labels_zarr(labels, path, frame_axis=seen.frame_axis, pixel_size_um=seen.pixel_size_um)
 
 
-def _geojson(labels: Labels, seen: Seen, path: Path) -> None:
+def _geojson(labels: LabelImages, seen: Seen, path: Path) -> None:
     write_geojson(labels, path, frame_axis=seen.frame_axis)
 
 
-def _csv(labels: Labels, seen: Seen, path: Path) -> None:
+def _csv(labels: LabelImages, seen: Seen, path: Path) -> None:
     write_csv(label_table(labels, seen.pixels), path)
 
 
-def _parquet(labels: Labels, seen: Seen, path: Path) -> None:
+def _parquet(labels: LabelImages, seen: Seen, path: Path) -> None:
     write_parquet(label_table(labels, seen.pixels), path)
 
 
@@ -86,7 +89,7 @@ def _ctc(tracks: Tracks, _: Seen, path: Path) -> None:
 
 
 def _trk(tracks: Tracks, seen: Seen, path: Path) -> None:
-    save_trk(seen.pixels, tracks, path)
+    save_trk(cast("Image", seen.pixels), tracks, path)  # tracks are in memory, and so is their movie
 
 
 _OF_LABELS: Mapping[ExtraOutput, Writer] = {
@@ -97,6 +100,7 @@ _OF_LABELS: Mapping[ExtraOutput, Writer] = {
 }
 WRITERS: Mapping[type, Mapping[ExtraOutput, Writer]] = {
     Labels: _OF_LABELS,
+    LabelPlanes: _OF_LABELS,
     Tracks: {
         **{kind: _of_labels(write) for kind, write in _OF_LABELS.items()},
         "tracks-ctc": _ctc,

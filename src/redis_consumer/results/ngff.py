@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import json
 import zlib
-from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from redis_consumer import __version__
+from redis_consumer.processing.planes import SIDE, blocks
+from redis_consumer.results.label_images import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from redis_consumer.arrays import Labels
-
-    Stack = npt.NDArray[np.integer]
+    from redis_consumer.processing.planes import Plane, Rectangle
+    from redis_consumer.results.label_images import LabelImages
 
 VERSION = "0.4"
 CHUNK = 1024
@@ -35,7 +35,7 @@ LEVEL = 1
 
 
 def write_labels_zarr(
-    labels: Labels,
+    labels: LabelImages,
     folder: Path,
     *,
     frame_axis: str = "t",
@@ -46,25 +46,55 @@ def write_labels_zarr(
     Axes are y and x, before them `frame_axis` (``t`` or ``z``) where there are several frames.  Level 0 is the label
     image, in the smallest integer type that holds it; each further one has every second row and column.
     `pixel_size_um` are the height and width of a pixel.  Chunks of background alone are left out, as Zarr allows.
+    No more than a block of a label image is in memory at once.
     """
-    names = [labels.name_of(feature) for feature in range(labels.array.shape[-1])]
+    frames, height, width, features = labels.shape
+    names = [labels.name_of(feature) for feature in range(features)]
     _write_group(folder, {"labels": names})
+    levels, rank = _levels(max(height, width)), 3 if frames > 1 else 2
     for feature, name in enumerate(names):
-        stack = labels.array[..., feature]
-        levels = list(_pyramid(stack if len(stack) > 1 else stack[0]))
-        _write_group(folder / name, _attributes(name, len(levels), levels[0].ndim, frame_axis, pixel_size_um))
-        for level, array in enumerate(levels):
-            _write_array(folder / name / str(level), array)
+        planes = [plane for _, index, plane in labels.planes() if index == feature]
+        _write_group(folder / name, _attributes(name, levels, rank, frame_axis, pixel_size_um))
+        dtype = _smallest_type(planes)
+        for level in range(levels):
+            _write_array(folder / name / str(level), [Thinned(plane, 2**level) for plane in planes], dtype)
 
 
-def _pyramid(stack: Stack) -> Iterator[Stack]:
-    """Yield the levels of a label image, (Y, X) or (T, Y, X): a label is a name, so none is ever averaged."""
-    lowest, highest = stack.min(initial=0), stack.max(initial=0)
-    level = stack.astype(np.promote_types(np.min_scalar_type(lowest), np.min_scalar_type(highest)))
-    yield level
-    while max(level.shape[-2:]) > SMALLEST:
-        level = level[..., ::2, ::2]
-        yield level
+def _levels(side: int) -> int:
+    """Return the number of levels of an image whose longer side this is."""
+    levels = 1
+    while side > SMALLEST:
+        side, levels = -(-side // 2), levels + 1
+    return levels
+
+
+def _smallest_type(planes: Sequence[Plane]) -> np.dtype[Any]:
+    extents = [(values.min(initial=0), values.max(initial=0)) for plane in planes for _, values in walk(plane)]
+    lowest, highest = min(low for low, _ in extents), max(high for _, high in extents)
+    return np.promote_types(np.min_scalar_type(lowest), np.min_scalar_type(highest))
+
+
+class Thinned:
+    """Every `step`-th row and column of a label plane: a label is a name, so none is ever averaged."""
+
+    def __init__(self, plane: Plane, step: int) -> None:
+        self.shape = tuple(-(-size // step) for size in plane.shape)
+        self._plane = plane
+        self._step = step
+
+    def __getitem__(self, place: Rectangle) -> npt.NDArray[Any]:
+        pieces = [[self._piece(rows, columns) for columns in self._spans(place[1])] for rows in self._spans(place[0])]
+        return np.block(pieces)
+
+    def _spans(self, span: slice) -> list[slice]:
+        """Return a span in pieces of which each is made of no more than a block."""
+        side = max(SIDE // self._step, 1)
+        return [slice(start, min(start + side, span.stop)) for start in range(span.start, span.stop, side)]
+
+    def _piece(self, rows: slice, columns: slice) -> npt.NDArray[Any]:
+        step = self._step
+        tall, wide = (slice(span.start * step, (span.stop - 1) * step + 1) for span in (rows, columns))
+        return self._plane[tall, wide][::step, ::step].copy()  # a view would keep the whole piece
 
 
 def _attributes(
@@ -101,14 +131,16 @@ def _write_group(folder: Path, attributes: Mapping[str, object]) -> None:
     _write_json(folder / ".zattrs", attributes)
 
 
-def _write_array(folder: Path, array: Stack) -> None:
-    """Write an array as Zarr version 2, a chunk to a frame and `CHUNK` x `CHUNK` pixels."""
-    chunks = (*[1] * (array.ndim - 2), *(min(size, CHUNK) for size in array.shape[-2:]))
+def _write_array(folder: Path, frames: Sequence[Plane], dtype: np.dtype[Any]) -> None:
+    """Write planes as one array of Zarr version 2, a chunk to a frame and `CHUNK` x `CHUNK` pixels."""
+    size = tuple(frames[0].shape)
+    several = len(frames) > 1
+    chunk = tuple(min(side, CHUNK) for side in size)
     header = {
         "zarr_format": 2,
-        "shape": array.shape,
-        "chunks": chunks,
-        "dtype": array.dtype.newbyteorder("<").str,
+        "shape": (len(frames), *size) if several else size,
+        "chunks": (1, *chunk) if several else chunk,
+        "dtype": dtype.newbyteorder("<").str,
         "compressor": {"id": "zlib", "level": LEVEL},
         "fill_value": 0,
         "order": "C",
@@ -117,17 +149,18 @@ def _write_array(folder: Path, array: Stack) -> None:
     }
     folder.mkdir(parents=True)
     _write_json(folder / ".zarray", header)
-    counts = [-(-size // chunk) for size, chunk in zip(array.shape, chunks, strict=True)]
-    for place in product(*map(range, counts)):
-        corner = [index * chunk for index, chunk in zip(place, chunks, strict=True)]
-        part = array[tuple(slice(at, at + chunk) for at, chunk in zip(corner, chunks, strict=True))]
-        if part.any():
-            _write_chunk(folder.joinpath(*map(str, place)), part, chunks)
+    for number, plane in enumerate(frames):
+        for rows, columns in blocks(size, CHUNK):
+            part = plane[rows, columns]
+            if part.any():
+                place = rows.start // CHUNK, columns.start // CHUNK
+                path = folder.joinpath(*map(str, (number, *place) if several else place))
+                _write_chunk(path, part.astype(dtype.newbyteorder("<")), chunk)
 
 
-def _write_chunk(path: Path, part: Stack, chunks: tuple[int, ...]) -> None:
+def _write_chunk(path: Path, part: npt.NDArray[Any], chunk: tuple[int, ...]) -> None:
     """Write one chunk, filled up to its full size where the array ends before it."""
-    whole = np.zeros(chunks, part.dtype.newbyteorder("<"))
+    whole = np.zeros(chunk, part.dtype)
     whole[tuple(map(slice, part.shape))] = part
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(zlib.compress(whole.tobytes(), LEVEL))

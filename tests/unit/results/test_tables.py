@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as some
 
 from redis_consumer.arrays import Image, Labels
 from redis_consumer.errors import MissingExtra
-from redis_consumer.results.tables import distinct, label_table, measure, write_csv, write_parquet
+from redis_consumer.results.label_images import distinct
+from redis_consumer.results.tables import label_table, measure, write_csv, write_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +80,7 @@ def test_rows_come_frame_by_frame_feature_by_feature_label_by_label() -> None:
     some.arrays(np.float32, (6, 7, 2), elements=st.floats(-1000, 1000, width=32)),
 )
 def test_sums_over_the_table_are_sums_over_the_image(labels: npt.NDArray[Any], pixels: Image) -> None:
-    table: dict[str, Any] = dict(measure(labels, pixels))
+    table: dict[str, Any] = dict(label_table(Labels(labels[None, ..., None]), pixels[None]))
     assert table["area_px"].sum() == np.count_nonzero(labels)
     rows, columns = np.nonzero(labels)
     assert np.sum(table["centroid_y_px"] * table["area_px"]) == pytest.approx(rows.sum())
@@ -122,7 +123,7 @@ def test_intensities_are_left_out_where_the_image_is_of_another_size() -> None:
 
 def test_a_pixel_that_is_no_number_shows() -> None:
     pixels = np.array([[[1], [np.nan], [2]]], np.float32)
-    table = measure(np.array([[1, 1, 2]]), pixels)
+    table = label_table(Labels(np.array([[1, 1, 2]])[None, ..., None]), pixels[None])
     np.testing.assert_array_equal(table["mean_intensity_0"], [np.nan, 2])
     np.testing.assert_array_equal(table["max_intensity_0"], [np.nan, 2])
 
