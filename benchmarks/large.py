@@ -7,7 +7,7 @@ The image is a tiled TIFF of simulated nuclei, read by ranges.
 Seams: the demo's own model on simulated fields, once in one piece and once by blocks; counted are the objects that are
 not the same, pixel for pixel.
 
-``--full`` adds a long movie; ``--models`` is a folder with the demo's model.
+``--full`` adds sizes, movies and seams; ``--models`` is a folder with the demo's model.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
     Labels = npt.NDArray[Any]
 
-SIDES = (512, 1024, 2048, 4096, 8192, 16384)
-FRAMES, MORE_FRAMES = (1, 4, 16), (60,)
-SEAM_SIDE, SEAM_NUCLEI, SEAM_SEEDS = 4096, 8000, (1, 2, 3)
+SIDES, MORE_SIDES = (512, 2048, 4096, 16384), (1024, 8192)
+FRAMES, MORE_FRAMES = (1, 16), (4, 60)
+SEAM_SIDE, SEAM_NUCLEI, SEAM_SEEDS, MORE_SEEDS = 4096, 8000, (1,), (2, 3)
 FIELD, NUCLEI = 2048, 1280
 TILE = FRAME = 512
 LOOK_SECONDS = 0.01
@@ -66,13 +66,15 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=MODELS)
     options = tables.parse(parser)
     field = simulated(FIELD, NUCLEI, seed=3)
-    counts = FRAMES + (MORE_FRAMES if options.full else ())
+    sides, counts, seeds = SIDES, FRAMES, SEAM_SEEDS
+    if options.full:
+        sides, counts, seeds = sorted(SIDES + MORE_SIDES), sorted(FRAMES + MORE_FRAMES), SEAM_SEEDS + MORE_SEEDS
     with stage() as servers:
         with model_server(servers, str(HERE / "model_server.py")) as bench:
-            squares = [(side, measured(bench, field, 1, side)) for side in SIDES]
+            squares = [(side, measured(bench, field, 1, side)) for side in sides]
             movies = [(frames, measured(bench, field, frames, FRAME)) for frames in counts]
         with model_server(servers, "-m", "redis_consumer", "serve-models", str(options.models), "--port", "0") as bench:
-            seams = [seam(bench, seed) for seed in SEAM_SEEDS]
+            seams = [seam(bench, seed) for seed in seeds]
     show("Growth with the size of an image", [(f"{side} x {side}", side**2, cost) for side, cost in squares])
     show("Growth with the length of a movie", [(f"{n} x {FRAME} x {FRAME}", n * FRAME**2, cost) for n, cost in movies])
     tables.show("Seams", ("image", "objects", "not the same by blocks", "share, %"), seams)

@@ -19,7 +19,7 @@ import tables
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/bench.json"
-WITH_FIGURES = ("worker.py", "queues.py", "pipeline.py")
+WITH_FIGURES = ("worker.py", "queues.py", "pipeline.py", "large.py")
 PARTS = ("size.py", *WITH_FIGURES, "tensors.py", "processing.py", "outputs.py", "heartbeat.py")
 
 
