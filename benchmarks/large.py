@@ -66,9 +66,9 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=MODELS)
     options = tables.parse(parser)
     field = simulated(FIELD, NUCLEI, seed=3)
-    sides, counts, seeds = SIDES, FRAMES, SEAM_SEEDS
-    if options.full:
-        sides, counts, seeds = sorted(SIDES + MORE_SIDES), sorted(FRAMES + MORE_FRAMES), SEAM_SEEDS + MORE_SEEDS
+    sides = sorted(SIDES + (MORE_SIDES if options.full else ()))
+    counts = sorted(FRAMES + (MORE_FRAMES if options.full else ()))
+    seeds = SEAM_SEEDS + (MORE_SEEDS if options.full else ())
     with stage() as servers:
         with model_server(servers, str(HERE / "model_server.py")) as bench:
             squares = [(side, measured(bench, field, 1, side)) for side in sides]
