@@ -113,7 +113,8 @@ class Stage:
         self._address = address
         self._endpoint = endpoint
         self._script = script
-        self._client = redis.Redis(server.host, server.port, decode_responses=True, single_connection_client=True)
+        # Its types are unions of bytes and text, awaited or not.
+        self._client: Any = redis.Redis(server.host, server.port, decode_responses=True, single_connection_client=True)
         self._tap = Tap(server.host, server.port)
         self._heard = 0
 
