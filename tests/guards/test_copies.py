@@ -114,6 +114,6 @@ def test_memory_of_an_image_done_by_blocks_stays_flat(by_blocks: list[dict[str, 
     smaller, larger = (found[stage] / 2**20 for found in by_blocks)
     assert larger <= GROWTH * smaller + 1, (
         f"while {stage!r} a job by blocks of {BLOCK} x {BLOCK} pixels holds {smaller:.1f} MB for an image of "
-        f"{4 * BLOCK} rows and {larger:.1f} for one of {8 * BLOCK}: the memory of one block, or of one row of tiles, must do.  Read "
-        "planes by their blocks, and write them where they come from: into a Canvas"
+        f"{4 * BLOCK} rows and {larger:.1f} for one of {8 * BLOCK}: the memory of one block, or of one row of tiles, "
+        "must do.  Read planes by their blocks, and write them where they come from: into a Canvas"
     )
