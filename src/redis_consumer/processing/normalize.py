@@ -107,8 +107,8 @@ def _by_plane(image: npt.NDArray[Any], work: Callable[[Plane], Plane], dtype: np
         raise ValueError(f"the image has shape {image.shape}: expected are frames first and channels last")
 
     def worked(plane: Plane) -> Plane:
-        require_finite(plane, "the image")
         plane = plane.astype(dtype, copy=False)
+        require_finite(plane, "the image")
         return work(plane).astype(dtype, copy=False) if plane.size else plane.copy()
 
     if image.shape[0] == image.shape[-1] == 1:
