@@ -85,7 +85,7 @@ def test_calls_of_the_model_server(running: Stage, side: int, frames: int, roles
     found = running.cost(tiff(side, frames), channels=roles, dimension_order="BCYX").calls
     assert found == {"Predict": allowed}, (
         f"{frames} x {side} x {side} pixels for the roles {roles!r} made the calls {dict(found)}: allowed are "
-        f"{allowed} Predict, since {tiles} tiles go in batches of {batch}, and no question about a model that is known"
+        f"{allowed} Predict, the tiles ({tiles}) in batches of {batch}, and no question about a model that is known"
     )
 
 
