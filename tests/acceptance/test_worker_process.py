@@ -1,4 +1,4 @@
-"""The worker as a process: signals and sudden death, what it says to Redis, consumers of other people, commands."""
+"""The worker as a process: signals and sudden death, consumers of other people, commands."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import tifffile
-from tests.acceptance.bench import discs, exit_code, objects, text_of, wait_for, wait_until
+from tests.acceptance.bench import discs, exit_code, objects, text_of, wait_until
 from tests.howto import howto_blocks
 
 from redis_consumer.testing.servers import free_port
 
 if TYPE_CHECKING:
     from tests.acceptance.bench import Bench
-    from tests.acceptance.tap import Command
 
     from redis_consumer.demo.stack import Child
 
 pytestmark = pytest.mark.slow
 
 IMAGE, DISCS = discs(220, 200)
-MOST_COMMANDS = 10
 HIDDEN = "of-nobody-else"
 
 
@@ -71,42 +69,6 @@ def test_a_job_whose_worker_was_killed_is_done_by_another(bench: Bench) -> None:
     assert bench.redis.hget(f"redis-consumer:job:{key}", "deliveries") == "2"
     wait_until(lambda: not any(name.startswith("processing-killed:") for name in bench.processing_lists()), "no entry")
     assert heir.process.poll() is None
-
-
-# What it says to Redis.
-
-
-def test_a_job_costs_few_commands_and_nobody_polls(bench: Bench) -> None:
-    worker = bench.worker("counted", QUEUE="counted", CONSUMER_TYPE="segmentation")
-    image = bench.upload(IMAGE)
-    bench.done(bench.push("counted", image))  # loads scripts, opens connections
-    key = bench.push("counted", image)
-    bench.done(key)
-    wait_for(worker, f"Job {key} is done")
-    wait_until(lambda: is_move(said(bench)[-1]), "the next job to be waited for")
-
-    commands = said(bench)
-    claim = next(i for i, command in enumerate(commands) if key in command.words)
-    turn = commands[claim - 1 :]
-    assert is_move(turn[0]), "the BLMOVE that brought the job"
-    assert is_move(turn[-1])
-    assert sum(map(is_move, turn)) == 2
-    job = [command.words for command in turn[:-1] if "progress" not in command.words]
-    assert len(job) <= MOST_COMMANDS, job
-    assert {words[0] for words in job} == {"blmove", "evalsha"}, "one script for each step"
-    assert not {command.words[0] for command in commands} & {"llen", "rpoplpush", "brpoplpush", "scan", "keys"}
-
-
-def said(bench: Bench) -> list[Command]:
-    """Return what the lane and its companions sent, in order."""
-    heard = bench.heard()
-    own = {command.client for command in heard if is_move(command)}
-    own |= {command.client for command in heard if command.words[0] == "evalsha" and "counted" in command.words}
-    return [command for command in heard if command.client in own]
-
-
-def is_move(command: Command) -> bool:
-    return command.words[:2] == ("blmove", "counted")
 
 
 # Consumers of other people.

@@ -93,12 +93,13 @@ class ImageConsumer(TensorFlowServingConsumer):
     def process(self, image: OpenImage) -> str:
         """Analyse the image in one piece, and deliver; return the status."""
         picture = image.read()
+        self.work.close()
         self.prepare(picture)
-        pixels = self.channels(picture)
+        pixels = [self.channels(picture)]
         # Only the extras look at the whole image again: else what is not analysed need not be kept meanwhile.
         kept = picture if self._tools().settings.extra_outputs else None
         del picture
-        result = self.analyze(pixels, self.job)
+        result = self.analyze(pixels.pop(), self.job)  # which may let go of them: nobody else has them
         self.work.enter(Status.SAVING_RESULTS)
         return self.work.deliver(self._save(result), self.extras(kept, result) if kept else {})
 

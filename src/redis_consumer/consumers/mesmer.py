@@ -60,10 +60,12 @@ class MesmerConsumer(ImageFileConsumer):
         compartment, scale = self.compartment(), self.scale(job, image)
         check_zoom(image.size, scale, self._tools().settings.max_image_pixels)
         self.work.parameters["scale"] = scale
+        shape = image.shape[1:3]
         ready = understood(multiplex_preprocess, zoomed(image, scale))
+        del image  # nobody else needs it
         outputs = self.predict_with(self.job_model() or self.default_model(), ready, pad_mode="constant")
         found = understood(partial(mesmer_postprocess, compartment=compartment), outputs)
-        return Labels(np.asarray(unzoomed(found, image.shape[1:3]), found.dtype), compartments(compartment))
+        return Labels(np.asarray(unzoomed(found, shape), found.dtype), compartments(compartment))
 
     def compartment(self) -> Compartment:
         """Return the compartments that the job asks for."""

@@ -64,7 +64,9 @@ class ImageFileConsumer(ImageConsumer):
     def analyze(self, image: Image, job: Job) -> Result:  # noqa: ARG002 - the contract's parameter
         """Do the whole job; the result has the size of `image`."""
         parts, names = self.parts(image)
-        return self.segment([(model, image[..., channels]) for model, channels in parts], names)
+        images = deque([(model, image[..., channels]) for model, channels in parts])
+        del image  # of which views are in `images` alone, now
+        return self.segment(images, names)
 
     def parts(self, image: Image) -> tuple[list[tuple[ModelId, slice]], tuple[str, ...]]:
         """Return a model for each part of the chosen channels, and what the features of the result are called.
@@ -73,10 +75,10 @@ class ImageFileConsumer(ImageConsumer):
         """
         return [(self.job_model() or self.labelled_model(self.job, image), slice(None))], ()
 
-    def segment(self, parts: Sequence[tuple[ModelId, Image]], names: tuple[str, ...] = ()) -> Result:
+    def segment(self, parts: deque[tuple[ModelId, Image]], names: tuple[str, ...] = ()) -> Result:
         """Do the same for each model and its image, all of one size; the results become features (last axis).
 
-        `names` may say what each of them is.
+        `parts` is empty then: an image is let go of once it is prepared.  `names` may say what each of them is.
         """
         job, names_of_steps = self.job, self.step_names()
         prepare = steps(job, "preprocess_function", self.default_preprocess, PRE_PROCESSES)
@@ -89,16 +91,22 @@ class ImageFileConsumer(ImageConsumer):
         scale = self.scale(job, parts[0][1])
         self.work.parameters |= {**names_of_steps, "scale": scale, "cuts": cuts, "field_size": field_size}
         check_zoom(sum(image.size for _, image in parts), scale, self._tools().settings.max_image_pixels)
-        prepared = deque(understood(prepare, zoomed(image, scale)) for _, image in parts)
+        shape = parts[0][1].shape[1:3]
+        prepared: deque[tuple[ModelId, Image]] = deque()
+        while parts:
+            model, image = parts.popleft()
+            prepared.append((model, understood(prepare, zoomed(image, scale))))
+            del image
         predict = self.predict_whole if boxes else partial(self.predict_with, cuts=cuts, field_size=field_size)
         results = []
-        for model, image in parts:
+        while prepared:
             # Taken out: the image for one model need not be there while the labels of the next one are made.
-            ready = self.predictor().fitted(model, prepared.popleft()) if boxes else prepared.popleft()
+            model, ready = prepared.popleft()
+            ready = self.predictor().fitted(model, ready) if boxes else ready
             size = (ready.shape[1], ready.shape[2])
             outputs = predict(model, ready)
             del ready
-            results.append(unzoomed(understood(finish(size=size), outputs), image.shape[1:3]))
+            results.append(unzoomed(understood(finish(size=size), outputs), shape))
             del outputs
         return features(results, names)
 

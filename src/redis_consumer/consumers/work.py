@@ -70,6 +70,7 @@ class Work:
         self._seconds: dict[Status, float] = {}
         self._unwritten: dict[str, FieldValue] = {}
         self._progress_at = 0.0
+        self._opened = ExitStack()
 
     def enter(self, stage: Status, fields: dict[str, FieldValue] | None = None) -> None:
         """Begin a stage: its word, the seconds of the one that ends, and `fields`, in one write.
@@ -117,16 +118,21 @@ class Work:
         """
         axes, key, name = self.job.get("dimension_order"), self.job.require("input_file_name"), self._shown()
         with ExitStack() as stack:
+            self._opened = stack
             if is_zarr(key):
                 yield open_ome_zarr(objects_below(self._storage, key), name=name, axes=axes, limits=limits)
                 return
             file: Path | BinaryFile
             if by_ranges:
                 ranges = stack.enter_context(self._storage.open(key))
-                file = io.BytesIO(ranges.read()) if ranges.size <= LARGE_BYTES else ranges
+                file = stack.enter_context(io.BytesIO(ranges.read())) if ranges.size <= LARGE_BYTES else ranges
             else:
                 file = self.fetch()
             yield stack.enter_context(open_image(file, axes=axes, limits=limits, name=name))
+
+    def close(self) -> None:
+        """Close the image that `open` gives, before the context ends: what was read of its file is memory, too."""
+        self._opened.close()
 
     def load(self, settings: Settings) -> ImageFile:
         """Download and read the job's image; what it was taken for is written with the stage that begins."""

@@ -20,6 +20,7 @@ import scipy  # both load their parts at their first use
 import skimage as ski
 
 from redis_consumer.processing import ties
+from redis_consumer.processing.labels import looked_up
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -61,7 +62,7 @@ def _at_once(levels: Heights, markers: Ids, mask: Mask) -> LabelImage:
 
 def _by_piece(heights: Heights, markers: Ids, pieces: Ids, owners: LabelImage) -> LabelImage:
     """Flood every piece that has several seeds."""
-    basins: LabelImage = np.maximum(owners, 0).take(pieces)
+    basins = looked_up(np.maximum(owners, 0), pieces)
     boxes = scipy.ndimage.find_objects(pieces)
     for piece in np.flatnonzero(owners == _CONTESTED).tolist():
         box = boxes[piece - 1]

@@ -32,7 +32,7 @@ def normalize(image: AnyArray, epsilon: float = 1e-7) -> Image:
 
     Any rank from 2, first axis the frames, last axis the channels.  ValueError for values that are not finite.
     """
-    return _by_plane(image.astype(np.float32), lambda plane: Moments().joined(plane).standardized(plane, epsilon))
+    return _by_plane(image, lambda plane: Moments().joined(plane).standardized(plane, epsilon), np.float32)
 
 
 def histogram_normalization(image: AnyArray, kernel_size: int | None = None) -> Image:
@@ -49,7 +49,7 @@ def histogram_normalization(image: AnyArray, kernel_size: int | None = None) -> 
             return np.zeros_like(plane)
         return equalized(plane, kernel_size)
 
-    return _by_plane(image.astype(np.float32), equalize)
+    return _by_plane(image, equalize, np.float32)
 
 
 def percentile_threshold(image: AnyArray, percentile: float = 99.9) -> AnyArray:
@@ -61,11 +61,11 @@ def percentile_threshold(image: AnyArray, percentile: float = 99.9) -> AnyArray:
     def limit(plane: Plane) -> Plane:
         nonzero = plane[plane != 0]
         if not nonzero.size:
-            return plane
+            return plane.copy()
         highest = np.percentile(nonzero, percentile)
         return np.where(plane > highest, highest, plane)
 
-    return _by_plane(image.copy(), limit)
+    return _by_plane(image, limit, image.dtype)
 
 
 def min_max_normalize(image: AnyArray, *, clip: bool = False) -> Image:
@@ -81,7 +81,7 @@ def min_max_normalize(image: AnyArray, *, clip: bool = False) -> Image:
         spanned: Plane = (plane - low) / ((high - low) or 1)
         return spanned
 
-    return _by_plane(image.astype(np.float32), span)
+    return _by_plane(image, span, np.float32)
 
 
 def mesmer_preprocess(
@@ -98,13 +98,23 @@ def mesmer_preprocess(
     return histogram_normalization(image, kernel_size) if normalize else image
 
 
-def _by_plane(image: npt.NDArray[Any], work: Callable[[Plane], Plane]) -> npt.NDArray[Any]:
-    """Replace every plane (one entry of the first axis, one of the last) of `image` by what `work` makes of it."""
+def _by_plane(image: npt.NDArray[Any], work: Callable[[Plane], Plane], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return what `work` makes of every plane (one entry of the first axis, one of the last), each given as `dtype`.
+
+    `image` is not copied as a whole, and is not changed; `work` gets planes that it must not change.
+    """
     if image.ndim < 2:  # noqa: PLR2004 - an axis of frames and one of channels
         raise ValueError(f"the image has shape {image.shape}: expected are frames first and channels last")
-    for frame in image:
+
+    def worked(plane: Plane) -> Plane:
+        plane = plane.astype(dtype, copy=False)
+        require_finite(plane, "the image")
+        return work(plane).astype(dtype, copy=False) if plane.size else plane.copy()
+
+    if image.shape[0] == image.shape[-1] == 1:
+        return worked(image[0, ..., 0]).reshape(image.shape)
+    result = np.empty(image.shape, dtype)
+    for frame, out in zip(image, result, strict=True):
         for channel in range(image.shape[-1]):
-            plane = frame[..., channel]
-            require_finite(plane, "the image")
-            plane[...] = work(plane) if plane.size else plane
-    return image
+            out[..., channel] = worked(frame[..., channel])
+    return result

@@ -167,8 +167,11 @@ class Mosaic:
         for piece in pieces:
             upper, column = divmod(self._placed, columns.count)
             frame, row = divmod(upper, rows.count)
-            self._place(piece, row, column)
             self._placed += 1
+            if rows.count == columns.count == 1:  # nothing to put together: the tile itself will do
+                yield frame, slice(0, rows.size), piece[rows.image, columns.image]
+                continue
+            self._place(piece, row, column)
             if column == columns.count - 1:
                 yield frame, *self._finished(row, pieces.dtype)
 

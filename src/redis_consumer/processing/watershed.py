@@ -78,13 +78,14 @@ def deep_watershed(
     maxima, interior = _pick(outputs, maxima_index, interior_index)
     result = np.empty((*maxima.shape, 1), np.int32)
     for peak_map, interior_map, out in zip(maxima, interior, result[..., 0], strict=True):
-        peak_values, inside = _smooth(peak_map, maxima_smooth), _smooth(interior_map, interior_smooth)
-        if pixel_expansion:
-            inside = scipy.ndimage.maximum_filter(inside, 2 * pixel_expansion + 1)
+        peak_values = _smooth(peak_map, maxima_smooth)
         if maxima_algorithm == "h_maxima":
             seeds = h_maxima(peak_values, height, radius)
         else:
             seeds = peaks(peak_values, height, radius, exclude_border=exclude_border)
+        inside = _smooth(interior_map, interior_smooth)
+        if pixel_expansion:
+            inside = scipy.ndimage.maximum_filter(inside, 2 * pixel_expansion + 1)
         labels = _flood(inside, seeds, inside > floor)
         if label_erosion:
             labels = erode(labels, label_erosion)

@@ -58,6 +58,11 @@ class RangeFile(io.RawIOBase):
         if self.failure and (error is None or isinstance(error, Exception)):
             raise self.failure
 
+    def close(self) -> None:
+        """Close the file, and let go of what was kept of it."""
+        self._kept.clear()
+        super().close()
+
     def readable(self) -> bool:
         """Return True."""
         return True
