@@ -234,32 +234,37 @@ class Waiter:
         self._pool: Any = None
         self._connection: Any = None
         self._id = 0
-        self._calling = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
         self._ended = threading.Event()
 
     def call(self, *command: str | bytes | float, seconds: float) -> Any:
         """Return the reply to a command that blocks for up to `seconds`; None if it was ended."""
-        self._calling.set()
+        self._idle.clear()
         try:
-            # Looked at after `_calling` is set, or an `end` could slip in between.
+            # Looked at after `_idle` is cleared, or an `end` could slip in between.
             return None if self._ended.is_set() else self._reply(command, seconds)
         finally:
-            self._calling.clear()
             self._ended.clear()
+            self._idle.set()
 
     def end(self, seconds: float = 1.0) -> None:
         """Make the call in another thread return, or the next one if there is none; tries for `seconds`."""
         self._ended.set()
         deadline = time.monotonic() + seconds
-        while self._calling.is_set() and time.monotonic() < deadline:
+        while not self._idle.is_set() and time.monotonic() < deadline:
             with suppress(ConsumerError), self._client.translated() as master:
                 # 0: the command is on its way, or answered already.
                 if self._id and master.client_unblock(self._id):
                     return
             time.sleep(0.01)
 
-    def close(self) -> None:
-        """Close the connection; the next call opens another."""
+    def close(self, seconds: float = 1.0) -> None:
+        """Close the connection; the next call opens another.  A call that was ended has `seconds` to return."""
+        self._idle.wait(seconds)  # a connection that is closed while it is read fails in odd ways
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         connection, self._connection, self._id = self._connection, None, 0
         if connection is not None:
             connection.disconnect()
@@ -275,12 +280,12 @@ class Waiter:
                 return connection.read_response()
             except BaseException:
                 # A demoted master answers with an error too: ask for the master anew.
-                self.close()
+                self._disconnect()
                 raise
 
     def _opened(self, master: Any) -> Any:
         if self._connection is not None and self._stale():
-            self.close()
+            self._disconnect()
         if self._connection is None:
             self._pool = master.connection_pool
             self._connection = self._pool.get_connection()
