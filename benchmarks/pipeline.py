@@ -69,6 +69,7 @@ ONE_LANE, LARGE = Cell(512, 0, 1, 1), Cell(2048, 0, 1, 1)
 TELLING = (
     ONE_LANE,
     Cell(512, 0, 4, 1),
+    Cell(512, 0, 1, 2),
     Cell(512, 0, 2, 2),
     Cell(512, 20, 4, 1),
     Cell(512, 100, 2, 1),
