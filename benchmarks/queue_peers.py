@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Figures = dict[str, Any]
 
 BIN = Path(sys.executable).parent
-PUSHES, IDLE_SECONDS = 200, 20.0
+PUSHES, IDLE_SECONDS = 200, 60.0
 SETTLING_SECONDS = 3.0
 """After so long a worker that has nothing to do is idle."""
 NAP_SECONDS, PATIENCE_SECONDS = 5.0, 200.0
