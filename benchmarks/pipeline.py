@@ -317,8 +317,6 @@ def bucket() -> Iterator[tuple[Bench, int]]:
             AWS_SECRET_ACCESS_KEY="any",  # noqa: S106 - nobody checks it
             TF_HOST="127.0.0.1",
             NUCLEAR_MODEL="NuclearSegmentation:1",
-            MAX_IMAGE_HEIGHT=str(max(SIZES)),
-            MAX_IMAGE_WIDTH=str(max(SIZES)),
         )
         yield bench, pid
 
