@@ -69,18 +69,18 @@ ONE_LANE, LARGE = Cell(512, 0, 1, 1), Cell(2048, 0, 1, 1)
 TELLING = (
     ONE_LANE,
     Cell(512, 0, 4, 1),
-    Cell(512, 0, 1, 2),
     Cell(512, 0, 2, 2),
     Cell(512, 20, 4, 1),
     Cell(512, 100, 2, 1),
     Cell(512, 500, 4, 1),
     Cell(1024, 0, 2, 2),
-    Cell(1024, 20, 4, 1),
+    Cell(1024, 20, 2, 2),
     Cell(1024, 100, 2, 1),
     LARGE,
-    Cell(2048, 20, 4, 1),
+    Cell(2048, 20, 2, 2),
     Cell(2048, 100, 2, 1),
-    Cell(4096, 20, 2, 1),
+    Cell(4096, 20, 2, 2),
+    Cell(4096, 100, 2, 1),
 )
 """Each kind of bound, some ways to reach it, and what one lane costs."""
 EVERY = tuple(starmap(Cell, product(SIZES, MILLISECONDS, LANES, PROCESSES)))
