@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 ROLES = ("nuclei", "cytoplasm", "phase")
 """What the positions of `channels` stand for on the segmentation queue."""
+IN_ONE_PIECE = ("analyze", "segment", "channels", "predict_with", "extras")
+"""Methods that are given all of an image: block by block they are not called."""
 
 
 class ImageFileConsumer(ImageConsumer):
@@ -128,6 +130,8 @@ class ImageFileConsumer(ImageConsumer):
 
     def by_blocks(self) -> bool:
         """Return whether the job can be done block by block: its steps look at what is near alone."""
+        if has_own_analysis(self, ImageFileConsumer):
+            return False
         prepare, finish = self.step_names().values()
         return prepare in VIEWS and finish in LOCAL and not whole_number(self.job, "cuts", 0)
 
@@ -244,6 +248,11 @@ class SegmentationConsumer(ImageFileConsumer):
         if not roles:
             return [(self.job_model() or self.default_model(), slice(None))], ()
         return [(self.job_model() or models[role], slice(i, i + 1)) for i, role in enumerate(roles)], roles
+
+
+def has_own_analysis(consumer: ImageFileConsumer, known: type[ImageFileConsumer]) -> bool:
+    """Return whether a subclass overrides what is not called block by block: its word would count for nothing."""
+    return any(getattr(type(consumer), name) is not getattr(known, name) for name in IN_ONE_PIECE)
 
 
 def is_one_piece(image: ImageHeader, most: ImageLimits, scale: float) -> bool:

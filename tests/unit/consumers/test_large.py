@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from tests.unit.consumers.blockwise import PIECE, SHAPE, field, heads, tissue_heads, with_small_blocks
 
+from redis_consumer.arrays import Labels
 from redis_consumer.consumers import ImageFileConsumer, MesmerConsumer, SegmentationConsumer
 from redis_consumer.testing.labels import differing_objects
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.unit.consumers.lab import Lab, Result
+    from tests.unit.consumers.lab import Lab, Result as Outcome
 
-    from redis_consumer.arrays import AnyArray
+    from redis_consumer.arrays import AnyArray, Image, Result
     from redis_consumer.consumers import Consumer
+    from redis_consumer.job import Job
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def lab(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return with_small_blocks(lab, monkeypatch)
 
 
-def both(lab: Lab, consumer_type: type[Consumer], image: AnyArray, **fields: Any) -> tuple[Result, Result]:
+def both(lab: Lab, consumer_type: type[Consumer], image: AnyArray, **fields: Any) -> tuple[Outcome, Outcome]:
     """Do a job in one piece and by blocks."""
     whole = lab.run(consumer_type, image, **fields)
     lab.environ.update(PIECE)
@@ -36,7 +38,7 @@ def both(lab: Lab, consumer_type: type[Consumer], image: AnyArray, **fields: Any
     return whole, by_blocks
 
 
-def assert_alike(whole: Result, by_blocks: Result, at_least: int) -> None:
+def assert_alike(whole: Outcome, by_blocks: Outcome, at_least: int) -> None:
     assert list(whole.files) == list(by_blocks.files)
     for name, expected in whole.files.items():
         found = by_blocks.files[name]
@@ -141,6 +143,39 @@ def test_nothing_of_it_is_left_on_the_disk(lab: Lab, tmp_path: Path, monkeypatch
     lab.environ.update(PIECE)
     lab.run(SegmentationConsumer, field(1))
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+class Emptied(SegmentationConsumer):
+    """Somebody's own analysis, on top of a built-in type."""
+
+    def analyze(self, image: Image, job: Job) -> Result:
+        found = super().analyze(image, job)
+        assert isinstance(found, Labels)
+        return Labels(0 * found.array)
+
+
+class OwnTissue(MesmerConsumer):
+    def predict_with(self, *asked: Any, **how: Any) -> list[AnyArray]:
+        return [0 * head for head in super().predict_with(*asked, **how)]
+
+
+class TestOwnAnalyses:
+    """What somebody overrides sees all of the image, and is never passed over."""
+
+    @pytest.mark.parametrize("consumer_type", [Emptied, OwnTissue])
+    def test_they_are_asked_for_many_frames(self, lab: Lab, consumer_type: type[Consumer]) -> None:
+        lab.environ.update(PIECE)
+        two = np.stack([[field(1, (60, 60))] * 2] * 2)
+        found = lab.run(consumer_type, two, name="cells.npy", dimension_order="BCYX", channels="0,1").files.values()
+        assert found
+        assert not any(labels.any() for labels in found)
+
+    @pytest.mark.parametrize("consumer_type", [Emptied, OwnTissue])
+    def test_they_have_the_limits_of_one_piece(self, lab: Lab, consumer_type: type[Consumer]) -> None:
+        lab.environ.update(PIECE)
+        image = np.stack([field(1)] * 2)
+        reason = lab.run(consumer_type, image, name="cells.npy", dimension_order="CYX", channels="0,1").reason
+        assert "allowed are 64 x 64 (MAX_IMAGE_HEIGHT, MAX_IMAGE_WIDTH)" in reason
 
 
 class TestRefused:
