@@ -618,7 +618,7 @@ class TestLimits:
             read_image(path, limits=ImageLimits(height=9, width=10, frames=5))
         with pytest.raises(JobRejected, match=r"has 5 frames: allowed are 4 \(MAX_IMAGE_FRAMES\)"):
             read_image(path, limits=ImageLimits(frames=4))
-        with pytest.raises(JobRejected, match=r"has 495 values \(5 x 9 x 11\): allowed are 494"):
+        with pytest.raises(JobRejected, match=r"has 495 values \(5 x 9 x 11\): allowed are 494 \(MAX_IMAGE_PIXELS\)"):
             read_image(path, limits=ImageLimits(pixels=494))
 
     @pytest.mark.parametrize("limits", [None, ImageLimits()])

@@ -163,7 +163,8 @@ class OpenImage(ImageHeader):
         Each pixel comes once, blocks in the order of their first rows, then of their first columns.  A block has at
         most `redis_consumer.images.blocks.BLOCK_VALUES` values, or is one row or one tile of the file.  No more than
         a few blocks are in memory at once where the file allows: a TIFF, by its strips or tiles, uncompressed ones by
-        rows, and an NPY file; any other is decoded as a whole with the first block.  JobRejected where it is damaged.
+        rows, an NPY file, and OME-Zarr, by its chunks; any other is decoded as a whole with the first block.
+        JobRejected where it is damaged.
         """
         for index, size in ((frame, self.sizes[0]), (channel, self.sizes[-1])):
             if not 0 <= index < size:

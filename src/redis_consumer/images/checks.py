@@ -75,14 +75,15 @@ def check_sizes(name: str, layout: str, sizes: Sequence[int], limits: ImageLimit
         if frames > limits.frames:
             allowed = f"allowed are {limits.frames} (MAX_IMAGE_FRAMES){remark}"
             raise JobRejected(f"The image {name!r} has {frames} frames: {allowed}")
-    check_values(name, sizes, limits.pixels if limits else CEILING)
+    allowed, setting = (limits.pixels, " (MAX_IMAGE_PIXELS)") if limits else (CEILING, "")
+    check_values(name, sizes, allowed, setting)
 
 
-def check_values(name: str, sizes: Sequence[int], allowed: int) -> None:
-    """Reject an image without pixels, and one of too many values."""
+def check_values(name: str, sizes: Sequence[int], allowed: int, setting: str = "") -> None:
+    """Reject an image without pixels, and one of too many values; `setting` says where the limit comes from."""
     values = math.prod(sizes)
     if min(sizes, default=1) < 1:
         raise JobRejected(f"The image {name!r} cannot be read: it declares no pixels, shape {tuple(sizes)}")
     if values > allowed:
         times = " x ".join(map(str, sizes))
-        raise JobRejected(f"The image {name!r} has {values} values ({times}): allowed are {allowed}")
+        raise JobRejected(f"The image {name!r} has {values} values ({times}): allowed are {allowed}{setting}")
