@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import FINAL, Status
+from redis_consumer.storage.base import Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -33,9 +34,17 @@ class Client:
         """
         path = Path(path)
         upload = self._storage.deposit(path)
-        target = f"{queue.removesuffix('-zip')}-zip" if path.suffix.lower() == ".zip" else queue
-        given = {"original_name": path.name, "input_file_name": upload.key, "url": upload.url, **(fields or {})}
-        return self._submitter.submit(target, path.name, given)
+        return self._push(path.name, upload, queue, fields or {})
+
+    def submit_stored(self, key: str, queue: str, fields: Mapping[str, str] | None = None) -> str:
+        """Do as `submit`, for what is in the bucket already: a file, or the folder of an OME-Zarr image."""
+        key = key.rstrip("/")
+        return self._push(PurePosixPath(key).name, Upload(key, self._storage.url(key)), queue, fields or {})
+
+    def _push(self, name: str, upload: Upload, queue: str, fields: Mapping[str, str]) -> str:
+        target = f"{queue.removesuffix('-zip')}-zip" if name.lower().endswith(".zip") else queue
+        given = {"original_name": name, "input_file_name": upload.key, "url": upload.url, **fields}
+        return self._submitter.submit(target, name, given)
 
     def read(self, key: str) -> dict[str, str]:
         """Return the fields of a job; empty if there is no such job."""

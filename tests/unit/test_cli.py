@@ -273,6 +273,14 @@ class TestSubmit:
         assert len(broker.queues["nuclei"]) == 1
         assert settings[0].redis_host == "here"
 
+    def test_takes_what_is_in_the_bucket_already(self, broker: MemoryBroker, bucket: Path) -> None:
+        assert cli.main(["submit", "input_file_name=uploads/slide.zarr", "--queue", "mesmer", "scale=0.5"]) == 0
+        (fields,) = broker.jobs.values()
+        assert fields["input_file_name"] == "uploads/slide.zarr"
+        assert fields["original_name"] == "slide.zarr"
+        assert fields["scale"] == "0.5"
+        assert not any(bucket.iterdir())
+
     def test_json_is_a_list_of_objects(
         self, broker: MemoryBroker, image: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -324,7 +332,10 @@ class TestSubmit:
         ("words", "line"),
         [
             (["absent.tif"], "'absent.tif' is neither a file nor field=value"),
-            (["scale=1"], "no FILE is given: expected is at least one image"),
+            (
+                ["scale=1"],
+                "no FILE is given: expected is at least one image, or input_file_name=KEY for one in the bucket",
+            ),
         ],
     )
     def test_wrong_arguments_push_nothing(

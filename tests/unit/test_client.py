@@ -68,6 +68,29 @@ class TestSubmit:
         (tmp_path / name).write_bytes(b"PK")
         key = client.submit(tmp_path / name, queue)
         assert list(broker.queues["segmentation-zip"]) == [key]
+
+    @pytest.mark.parametrize(
+        ("stored", "name", "queue"),
+        [
+            ("uploads/slide.zarr", "slide.zarr", "mesmer"),
+            ("uploads/slide.zarr/", "slide.zarr", "mesmer"),
+            ("uploads/plate 1.zip", "plate 1.zip", "mesmer-zip"),
+        ],
+    )
+    def test_what_is_in_the_bucket_is_not_brought_again(
+        self, client: Client, broker: MemoryBroker, storage: ObjectStorage, stored: str, name: str, queue: str
+    ) -> None:
+        key = client.submit_stored(stored, "mesmer", {"channels": "0,1"})
+        assert list(broker.queues[queue]) == [key]
+        fields = client.read(key)
+        assert (fields["input_file_name"], fields["original_name"]) == (stored.rstrip("/"), name)
+        assert fields["url"] == storage.url(stored.rstrip("/"))
+        assert fields["channels"] == "0,1"
+
+    def test_a_key_that_is_none_is_refused(self, client: Client, broker: MemoryBroker) -> None:
+        with pytest.raises(JobRejected):
+            client.submit_stored("../elsewhere.tif", "mesmer")
+        assert not broker.jobs
         assert not broker.queues["segmentation"]
 
     def test_given_fields_win(self, client: Client, image: Path) -> None:

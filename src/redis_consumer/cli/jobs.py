@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 SHOWN = ("status", "progress", "reason", "output_url", "created_at", "finished_at", "total_time")
 """The fields of a job that are worth a look, where they are there."""
+STORED = "input_file_name"
+"""The field that names what is in the bucket already."""
 
 
 def add_submit(commands: Commands) -> None:
@@ -42,6 +45,7 @@ def add_submit(commands: Commands) -> None:
           redis-consumer submit cells.tif --queue segmentation
           redis-consumer submit *.tif --queue segmentation --output results scale=0.5
           redis-consumer submit a.png --queue image --wait --json model_name=NuclearSegmentation model_version=6
+          redis-consumer submit input_file_name=uploads/slide.zarr --queue mesmer    (is in the bucket already)
         """,
         submit,
     )
@@ -56,20 +60,23 @@ def add_submit(commands: Commands) -> None:
 
 
 def submit(arguments: argparse.Namespace) -> int:
-    """Push a job for each file; wait and fetch where asked."""
+    """Push a job for each file, or for what is in the bucket; wait and fetch where asked."""
     from redis_consumer.bootstrap import build_client
 
     files, fields = files_and_fields(arguments.what)
     settings = settings_of(arguments)
-    client = build_client(settings)
+    client, queue = build_client(settings), arguments.queue or settings.queue
+    pushes = [partial(client.submit, file, queue, fields) for file in files]
+    if not files:
+        pushes = [partial(client.submit_stored, fields[STORED], queue, fields)]
     jobs: list[str] = []
     waits = arguments.wait or arguments.output
     try:
-        for file in files:
-            jobs.append(client.submit(file, arguments.queue or settings.queue, fields))  # noqa: PERF401 - it may raise
+        for push in pushes:
+            jobs.append(push())  # noqa: PERF401 - it may raise
     finally:
         # Also when a later one cannot be submitted: these are on their way.
-        if not waits or len(jobs) < len(files):
+        if not waits or len(jobs) < len(pushes):
             print_jobs([{"job": job} for job in jobs], as_json=arguments.json)
     if not waits:
         return OK
@@ -98,8 +105,8 @@ def files_and_fields(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
             fields[name] = value
         else:
             raise SettingsError(f"{word!r} is neither a file nor field=value")
-    if not files:
-        raise SettingsError("no FILE is given: expected is at least one image")
+    if not files and STORED not in fields:
+        raise SettingsError(f"no FILE is given: expected is at least one image, or {STORED}=KEY for one in the bucket")
     return files, fields
 
 

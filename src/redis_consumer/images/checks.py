@@ -75,8 +75,8 @@ def check_sizes(name: str, layout: str, sizes: Sequence[int], limits: ImageLimit
         if frames > limits.frames:
             allowed = f"allowed are {limits.frames} (MAX_IMAGE_FRAMES){remark}"
             raise JobRejected(f"The image {name!r} has {frames} frames: {allowed}")
-    allowed, setting = (limits.pixels, " (MAX_IMAGE_PIXELS)") if limits else (CEILING, "")
-    check_values(name, sizes, allowed, setting)
+    most, setting = (limits.pixels, " (MAX_IMAGE_PIXELS)") if limits else (CEILING, "")
+    check_values(name, sizes, most, setting)
 
 
 def check_values(name: str, sizes: Sequence[int], allowed: int, setting: str = "") -> None:
