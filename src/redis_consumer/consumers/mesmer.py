@@ -78,8 +78,8 @@ class MesmerConsumer(ImageFileConsumer):
         return [(self.job_model() or self.default_model(), slice(None))], compartments(self.compartment())
 
     def by_blocks(self) -> bool:
-        """Return that the job can be done block by block: it has the same steps always."""
-        return True
+        """Return whether the job can be done block by block: it has the same steps, but in a type of one's own."""
+        return type(self).analyze is MesmerConsumer.analyze
 
     def recipe(self, scale: float) -> Recipe:
         """Return what is done with a large image, besides the model."""

@@ -127,9 +127,13 @@ class ImageFileConsumer(ImageConsumer):
         return replace(limits, height=side, width=side, sides="MAX_LARGE_SIDE")
 
     def by_blocks(self) -> bool:
-        """Return whether the job can be done block by block: its steps look at what is near alone."""
+        """Return whether the job can be done block by block: its steps look at what is near alone.
+
+        A type that has an analysis of its own has it for images of any size, in one piece.
+        """
+        own = type(self).analyze is not ImageFileConsumer.analyze or type(self).segment is not ImageFileConsumer.segment
         prepare, finish = self.step_names().values()
-        return prepare in VIEWS and finish in LOCAL and not whole_number(self.job, "cuts", 0)
+        return not own and prepare in VIEWS and finish in LOCAL and not whole_number(self.job, "cuts", 0)
 
     def process(self, image: OpenImage) -> str:
         """Analyse the image, by blocks where it is too large for one piece, and deliver; return the status."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.unit.consumers.blockwise import PIECE, SHAPE, field, heads, tissue_heads, with_small_blocks
 
+from redis_consumer.arrays import Labels
 from redis_consumer.consumers import ImageFileConsumer, MesmerConsumer, SegmentationConsumer
 from redis_consumer.testing.labels import differing_objects
 
@@ -117,6 +118,21 @@ def test_what_fits_becomes_too_large_by_its_zoom(lab: Lab) -> None:
     by_blocks = lab.run(SegmentationConsumer, image, scale="3")
     assert max(seen.shape[1] for _, seen in lab.models.seen) == 64
     assert_alike(whole, by_blocks, at_least=3)
+
+
+@pytest.mark.parametrize("method", ["analyze", "segment"])
+def test_a_type_with_an_analysis_of_its_own_has_it_for_many_frames_too(lab: Lab, method: str) -> None:
+    lab.environ.update(PIECE)
+    frames = np.stack([field(seed, (60, 60)) for seed in (7, 8)])
+    for base in (SegmentationConsumer, ImageFileConsumer):
+        own = type("Own", (base,), {method: lambda *_: Labels(np.full((2, 60, 60, 1), 5, np.int32))})
+        result = lab.run(own, frames, dimension_order="TYX")
+        assert {int(label) for labels in result.files.values() for label in np.unique(labels)} == {5}
+        assert "allowed are 64 x 64" in lab.run(own, field(1)).reason
+    tissue = np.stack([frames] * 2, axis=-1)
+    own = type("Own", (MesmerConsumer,), {"analyze": lambda *_: Labels(np.full((2, 60, 60, 1), 5, np.int32))})
+    (labels,) = lab.run(own, tissue, dimension_order="TYXC").files.values()
+    assert set(np.unique(labels)) == {5}
 
 
 def test_status_words_and_times_are_those_of_any_job(lab: Lab) -> None:
