@@ -186,6 +186,13 @@ class TestRefused:
         lab.environ.update(PIECE, MAX_IMAGE_PIXELS="200000")
         assert "allowed are 200000 (MAX_IMAGE_PIXELS)" in lab.run(SegmentationConsumer, field(1), scale="2").reason
 
+    def test_no_side_may_be_longer_than_the_setting_when_it_is_zoomed(self, lab: Lab) -> None:
+        lab.environ.update(PIECE, MAX_LARGE_SIDE="500")
+        expected = "the image would grow to 620 x 860 pixels, allowed are 500 x 500 (MAX_LARGE_SIDE)"
+        assert expected in lab.run(SegmentationConsumer, field(1), scale="2").reason
+        lab.environ["MAX_LARGE_SIDE"] = "70"
+        assert lab.run(SegmentationConsumer, field(1, (60, 64)), scale="2").fields["status"] == "done"
+
     def test_values_that_are_not_finite(self, lab: Lab) -> None:
         lab.environ.update(PIECE)
         image = np.asarray(field(1), np.float32)
