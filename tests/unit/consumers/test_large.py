@@ -13,6 +13,7 @@ from redis_consumer.consumers import ImageFileConsumer, MesmerConsumer, Segmenta
 from redis_consumer.testing.labels import differing_objects
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.unit.consumers.lab import Lab, Result
@@ -157,6 +158,23 @@ def test_nothing_of_it_is_left_on_the_disk(lab: Lab, tmp_path: Path, monkeypatch
     lab.environ.update(PIECE)
     lab.run(SegmentationConsumer, field(1))
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen"), [((9, 20, 20), range(9)), ((7, 30, 30), [0, 2, 4, 6]), ((3, 80, 30), [0, 2]), ((2, 80, 90), [0])]
+)
+def test_models_that_look_at_the_whole_see_the_middle_of_frames(
+    lab: Lab, shape: tuple[int, ...], seen: Sequence[int]
+) -> None:
+    """Of frames of one piece as many as fit into a sample, evenly spread."""
+    lab.environ.update(PIECE, MAX_IMAGE_HEIGHT="50", LABEL_DETECT_ENABLED="true")
+    lab.models.add("LabelDetection:1", lambda image: np.eye(3, dtype=np.float32)[[2] * len(image)], (None, 60, 60, 1))
+    image = np.broadcast_to(np.arange(1, shape[0] + 1, dtype=np.uint16)[:, None, None], shape)
+    result = lab.run(ImageFileConsumer, image, "a.npy", dimension_order="TYX")
+    assert result.fields["label"] == "2"
+    assert {name for name, _ in lab.models.seen} == {"LabelDetection:1", "Cytoplasm:1"}
+    tiles = np.concatenate([tiles for name, tiles in lab.models.seen if name == "LabelDetection:1"])
+    assert np.unique(tiles[tiles > 0]).tolist() == [frame + 1 for frame in seen]
 
 
 class TestRefused:
