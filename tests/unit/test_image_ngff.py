@@ -212,6 +212,14 @@ class TestHeader:
         with pytest.raises(JobRejected, match=rf"^The image 'x\.zarr' .*{reason}"):
             open_ome_zarr(folder, name="x.zarr")
 
+    @pytest.mark.parametrize("frames", [0, -1])
+    def test_no_frames_are_not_one(self, tmp_path: Path, frames: int) -> None:
+        folder = write(tmp_path / "x", numbers(2, 40, 50), "tyx", chunks=(1, 16, 16))
+        header = json.loads((folder.path / "0/.zarray").read_text())
+        (folder.path / "0/.zarray").write_text(json.dumps({**header, "shape": [frames, 40, 50]}))
+        with pytest.raises(JobRejected, match="declares no pixels"):
+            open_ome_zarr(folder, name="x.zarr")
+
     def test_shards_are_not_read(self, tmp_path: Path) -> None:
         folder = write(tmp_path / "x", numbers(64, 64), "yx", 3, chunks=(16, 16), shards=(32, 32))
         with pytest.raises(JobRejected, match="has chunks stored with 'sharding_indexed'"):

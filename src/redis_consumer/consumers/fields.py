@@ -84,3 +84,13 @@ def check_zoom(values: int, scale: float, allowed: int) -> None:
             f"The field 'scale' is {scale:g}: the image would grow to {values * scale**2:.0f} values, "
             f"allowed are {allowed} (MAX_IMAGE_PIXELS)"
         )
+
+
+def check_zoomed_sides(size: tuple[int, int], scale: float, allowed: int) -> None:
+    """JobRejected where an image of such rows and columns, zoomed, has a longer side than allowed."""
+    if max(size) * scale > allowed:
+        height, width = (int(side * scale) for side in size)
+        raise JobRejected(
+            f"The field 'scale' is {scale:g}: the image would grow to {height} x {width} pixels, "
+            f"allowed are {allowed} x {allowed} (MAX_LARGE_SIDE)"
+        )

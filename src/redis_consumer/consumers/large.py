@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from redis_consumer.processing.tiling import PadMode
 
 SAMPLE = 2048
-"""Side, in pixels, of what models see that look at an image as a whole: the middle of it."""
+"""Side, in pixels, of a square as large as what models see that look at the whole: the middle of frames."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,18 @@ class LargeImage:
         self._planes: dict[tuple[int, int], Canvas] = {}
 
     def sample(self, channels: Sequence[int]) -> Image:
-        """Return the middle of the first frame, float32 (1, Y, X, C)."""
-        place = _middle(self._image.sizes[1]), _middle(self._image.sizes[2])
-        return np.stack([self._plane(0, c)[place].astype(np.float32) for c in channels], axis=-1)[np.newaxis]
+        """Return the middle of frames, float32 (T, Y, X, C): of as many as fit into a sample, evenly spread."""
+        frames, height, width, _ = self._image.sizes
+        rows, columns = place = _middle(height), _middle(width)
+        count = SAMPLE**2 // ((rows.stop - rows.start) * (columns.stop - columns.start))
+        chosen = np.linspace(0, frames - 1, min(count, frames)).astype(int).tolist()
+        sample = np.empty(
+            (len(chosen), rows.stop - rows.start, columns.stop - columns.start, len(channels)), np.float32
+        )
+        for number, frame in enumerate(chosen):
+            for index, channel in enumerate(channels):
+                sample[number, ..., index] = self._plane(frame, channel)[place]
+        return sample
 
     def segment(self, parts: Sequence[tuple[ModelId, Sequence[int]]], recipe: Recipe) -> LargeLabels:
         """Return labels of every frame: the features of each part, a model and its channels, behind each other.

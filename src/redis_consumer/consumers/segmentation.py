@@ -14,6 +14,7 @@ from redis_consumer.arrays import Labels
 from redis_consumer.consumers.channels import Choice, named_channels, nuclear_channel
 from redis_consumer.consumers.fields import (
     check_zoom,
+    check_zoomed_sides,
     checked_label,
     job_scale,
     steps,
@@ -160,7 +161,11 @@ class ImageFileConsumer(ImageConsumer):
         scale = self.scale(self.job, sample)
         chosen = [(model, indexes[channels]) for model, channels in parts]
         values = math.prod(image.sizes[:3]) * sum(len(channels) for _, channels in chosen)
-        check_zoom(values, scale, self._tools().settings.max_image_pixels)
+        settings, piece = self._tools().settings, super().limits()
+        check_zoom(values, scale, settings.max_image_pixels)
+        # A row of tiles is in memory, all of it.  What is no larger than one piece may be zoomed as far as ever.
+        longest = max(settings.max_large_side, math.ceil(max(piece.height, piece.width) * scale))
+        check_zoomed_sides(image.sizes[1:3], scale, longest)
         self.work.parameters["scale"] = scale
         return replace(large.segment(chosen, self.recipe(scale)), names=names)
 

@@ -240,7 +240,7 @@ def open_ome_zarr(objects: Objects, *, name: str, axes: str = "", limits: ImageL
 def _checked(name: str, source: Source, axes: str, limits: ImageLimits | None) -> OpenImage:
     check_values_of(name, source)
     letters, origin = resolve(name, source.shape, source.axes, axes)
-    kept = [i for i, size in enumerate(source.shape) if size > 1 or letters[i] in "YX"]
+    kept = [i for i, size in enumerate(source.shape) if size != 1 or letters[i] in "YX"]
     layout, sizes = "".join(letters[i] for i in kept), [source.shape[i] for i in kept]
     check_layout(name, layout, sizes)
     remark = "" if origin == "metadata" else f"; its shape {source.shape} was taken for {letters}"

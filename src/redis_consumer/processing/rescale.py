@@ -6,11 +6,14 @@ resized one by one, along one axis after the other.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import scipy  # loads its parts at their first use
+
+from redis_consumer.processing.planes import SIDE
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -72,33 +75,54 @@ def _nearest(size: int, new: int, *, single: bool) -> Indices:
     return np.minimum(position.astype(np.intp), size - 1)
 
 
-class Resized:
-    """A plane (Y, X) at another size, made in parts: float32, what `resize` makes of an image of one channel."""
+class _InPieces(ABC):
+    """A plane (Y, X) at another size, made in parts.
+
+    A part is made in pieces, each of no more than a block of the old plane or of the new one: a zoom of a tenth would
+    have to read a hundred blocks at once.
+    """
 
     def __init__(self, plane: Plane, shape: tuple[int, int]) -> None:
         self.shape = shape
         self._plane = plane
+        self._sides = [max(min(SIDE, SIDE * new // old), 1) for old, new in zip(plane.shape, shape, strict=True)]
+
+    def __getitem__(self, place: Rectangle) -> npt.NDArray[Any]:
+        rows, columns = (_spans(span, side) for span, side in zip(place, self._sides, strict=True))
+        if len(rows) == len(columns) == 1:
+            return self._made(place)
+        return np.block([[self._made((tall, wide)) for wide in columns] for tall in rows])
+
+    @abstractmethod
+    def _made(self, place: Rectangle) -> npt.NDArray[Any]:
+        """Return a piece."""
+
+
+class Resized(_InPieces):
+    """A plane (Y, X) at another size, made in parts: float32, what `resize` makes of an image of one channel."""
+
+    def __init__(self, plane: Plane, shape: tuple[int, int]) -> None:
+        super().__init__(plane, shape)
         self._axes = _axes(plane.shape, shape)
 
-    def __getitem__(self, place: Rectangle) -> Floats:
+    def _made(self, place: Rectangle) -> Floats:
         rows, columns = (axis.part(span) for axis, span in zip(self._axes, place, strict=True))
         needed = rows.needed(), columns.needed()
         return _clamped(self._plane[needed].astype(np.float32), (rows.read(needed[0]), columns.read(needed[1])))
 
 
-class ResizedStain:
+class ResizedStain(_InPieces):
     """A plane (Y, X) at another size, made in parts: float32, what `resize` makes of one of several channels.
 
     `lowest` and `highest` are those of all channels together.
     """
 
     def __init__(self, plane: Plane, shape: tuple[int, int], lowest: float, highest: float) -> None:
-        self.shape = shape
-        self._plane = plane
+        super().__init__(plane, shape)
         self._extent = lowest, highest
         self._axes = _axes(plane.shape, shape)
 
-    def __getitem__(self, place: Rectangle) -> Floats:
+    def _made(self, place: Rectangle) -> Floats:
         rows, columns = (axis.part(span) for axis, span in zip(self._axes, place, strict=True))
         # As far as the Gaussian looks; what it does at the end of what is read ends before what is used.
         needed = rows.needed(_reach(rows.sigma)), columns.needed(_reach(columns.sigma))
@@ -106,19 +130,23 @@ class ResizedStain:
         return np.clip(made.astype(np.float32), *self._extent)
 
 
-class ResizedLabels:
+class ResizedLabels(_InPieces):
     """A label plane (Y, X) at another size, made in parts: what `resize` makes of it, `single` or one of several."""
 
     def __init__(self, plane: Plane, shape: tuple[int, int], *, single: bool) -> None:
-        self.shape = shape
-        self._plane = plane
+        super().__init__(plane, shape)
         self._nearest = [_nearest(n, m, single=single) for n, m in zip(plane.shape, shape, strict=True)]
 
-    def __getitem__(self, place: Rectangle) -> npt.NDArray[Any]:
+    def _made(self, place: Rectangle) -> npt.NDArray[Any]:
         rows, columns = (nearest[span] for nearest, span in zip(self._nearest, place, strict=True))
         labels = self._plane[slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)]
         made: npt.NDArray[Any] = labels.take(rows - rows[0], axis=0).take(columns - columns[0], axis=1)
         return made
+
+
+def _spans(span: slice, side: int) -> list[slice]:
+    """Return a span in pieces of `side` at most."""
+    return [slice(start, min(start + side, span.stop)) for start in range(span.start, span.stop, side)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,11 +90,13 @@ class Equalized:
 
 
 def extent(plane: Plane) -> tuple[float, float]:
-    """Return the lowest and the highest value of a plane; ValueError where a value is not finite."""
+    """Return the lowest and the highest value of a plane as float32; ValueError where a value is not finite there."""
     extents = []
     for _, values in _walk(plane):
-        require_finite(values, "the image")
-        extents.append((float(values.min()), float(values.max())))
+        # As an image in memory has them: what float32 cannot tell apart is one grey value.
+        ends = np.array([values.min(), values.max()]).astype(np.float32)
+        require_finite(ends, "the image")
+        extents.append((float(ends[0]), float(ends[1])))
     return min(low for low, _ in extents), max(high for _, high in extents)
 
 
@@ -102,8 +104,9 @@ def normalize(plane: Plane, epsilon: float = 1e-7) -> Plane:
     """Return a view of mean 0 and standard deviation 1; a constant plane becomes zeros."""
     moments = Moments()
     for _, values in _walk(plane):
-        require_finite(values, "the image")
-        moments = moments.joined(values.astype(np.float32))
+        seen = values.astype(np.float32)
+        require_finite(seen, "the image")
+        moments = moments.joined(seen)
     return Standardized(plane, moments, epsilon)
 
 

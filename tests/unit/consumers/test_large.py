@@ -13,6 +13,7 @@ from redis_consumer.consumers import ImageFileConsumer, MesmerConsumer, Segmenta
 from redis_consumer.testing.labels import differing_objects
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.unit.consumers.lab import Lab, Result as Outcome
@@ -121,6 +122,21 @@ def test_what_fits_becomes_too_large_by_its_zoom(lab: Lab) -> None:
     assert_alike(whole, by_blocks, at_least=3)
 
 
+@pytest.mark.parametrize("method", ["analyze", "segment"])
+def test_a_type_with_an_analysis_of_its_own_has_it_for_many_frames_too(lab: Lab, method: str) -> None:
+    lab.environ.update(PIECE)
+    frames = np.stack([field(seed, (60, 60)) for seed in (7, 8)])
+    for base in (SegmentationConsumer, ImageFileConsumer):
+        own = type("Own", (base,), {method: lambda *_: Labels(np.full((2, 60, 60, 1), 5, np.int32))})
+        result = lab.run(own, frames, dimension_order="TYX")
+        assert {int(label) for labels in result.files.values() for label in np.unique(labels)} == {5}
+        assert "allowed are 64 x 64" in lab.run(own, field(1)).reason
+    tissue = np.stack([frames] * 2, axis=-1)
+    own = type("Own", (MesmerConsumer,), {"analyze": lambda *_: Labels(np.full((2, 60, 60, 1), 5, np.int32))})
+    (labels,) = lab.run(own, tissue, dimension_order="TYXC").files.values()
+    assert set(np.unique(labels)) == {5}
+
+
 def test_status_words_and_times_are_those_of_any_job(lab: Lab) -> None:
     lab.environ.update(PIECE)
     result = lab.run(SegmentationConsumer, field(1))
@@ -178,6 +194,23 @@ class TestOwnAnalyses:
         assert "allowed are 64 x 64 (MAX_IMAGE_HEIGHT, MAX_IMAGE_WIDTH)" in reason
 
 
+@pytest.mark.parametrize(
+    ("shape", "seen"), [((9, 20, 20), range(9)), ((7, 30, 30), [0, 2, 4, 6]), ((3, 80, 30), [0, 2]), ((2, 80, 90), [0])]
+)
+def test_models_that_look_at_the_whole_see_the_middle_of_frames(
+    lab: Lab, shape: tuple[int, ...], seen: Sequence[int]
+) -> None:
+    """Of frames of one piece as many as fit into a sample, evenly spread."""
+    lab.environ.update(PIECE, MAX_IMAGE_HEIGHT="50", LABEL_DETECT_ENABLED="true")
+    lab.models.add("LabelDetection:1", lambda image: np.eye(3, dtype=np.float32)[[2] * len(image)], (None, 60, 60, 1))
+    image = np.broadcast_to(np.arange(1, shape[0] + 1, dtype=np.uint16)[:, None, None], shape)
+    result = lab.run(ImageFileConsumer, image, "a.npy", dimension_order="TYX")
+    assert result.fields["label"] == "2"
+    assert {name for name, _ in lab.models.seen} == {"LabelDetection:1", "Cytoplasm:1"}
+    tiles = np.concatenate([tiles for name, tiles in lab.models.seen if name == "LabelDetection:1"])
+    assert np.unique(tiles[tiles > 0]).tolist() == [frame + 1 for frame in seen]
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         "fields",
@@ -204,6 +237,13 @@ class TestRefused:
     def test_a_zoom_is_held_against_the_pixels_that_are_allowed(self, lab: Lab) -> None:
         lab.environ.update(PIECE, MAX_IMAGE_PIXELS="200000")
         assert "allowed are 200000 (MAX_IMAGE_PIXELS)" in lab.run(SegmentationConsumer, field(1), scale="2").reason
+
+    def test_no_side_may_be_longer_than_the_setting_when_it_is_zoomed(self, lab: Lab) -> None:
+        lab.environ.update(PIECE, MAX_LARGE_SIDE="500")
+        expected = "the image would grow to 620 x 860 pixels, allowed are 500 x 500 (MAX_LARGE_SIDE)"
+        assert expected in lab.run(SegmentationConsumer, field(1), scale="2").reason
+        lab.environ["MAX_LARGE_SIDE"] = "70"
+        assert lab.run(SegmentationConsumer, field(1, (60, 64)), scale="2").fields["status"] == "done"
 
     def test_values_that_are_not_finite(self, lab: Lab) -> None:
         lab.environ.update(PIECE)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from redis_consumer.processing import resize, scaled_size
+from redis_consumer.processing import rescale, resize, scaled_size
 from redis_consumer.processing.rescale import Resized, ResizedLabels, ResizedStain
 
 
@@ -106,17 +106,18 @@ def part_of(size: int, ends: tuple[float, float]) -> slice:
 
 
 class Watched:
-    """A plane that counts how much of it is asked for."""
+    """A plane that counts how much of it is asked for, in all and at most at once."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self.array = array
         self.shape = array.shape
-        self.read = 0
+        self.read = self.most = 0
 
     def __getitem__(self, place: tuple[slice, slice]) -> npt.NDArray[Any]:
         assert all(0 <= span.start < span.stop <= size for span, size in zip(place, self.shape, strict=True))
         part = self.array[place]
         self.read += part.size
+        self.most = max(self.most, part.size)
         return part
 
 
@@ -144,6 +145,24 @@ def test_a_part_is_made_as_in_the_whole(
         expected = resize(labels[..., :channels], new, labels=True)[..., 0][place]
         found = ResizedLabels(Watched(labels[..., 0]), new, single=channels == 1)[place]
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("new", [(6, 9), (31, 45), (128, 77)])
+def test_a_part_is_made_in_pieces_of_a_block(new: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    side = 16
+    monkeypatch.setattr(rescale, "SIDE", side)
+    image = np.random.default_rng(1).normal(size=(64, 90, 2)).astype(np.float32)
+    grey, stain, labels = (Watched(image[..., 0]) for _ in range(3))
+    place = slice(0, new[0]), slice(0, new[1])
+    lowest, highest = float(image.min()), float(image.max())
+    made = Resized(grey, new)[place], ResizedStain(stain, new, lowest, highest)[place]
+    np.testing.assert_array_equal(made[0], resize(image[..., :1], new)[..., 0])
+    np.testing.assert_array_equal(made[1], resize(image, new)[..., 0])
+    expected = resize(image[..., :1].astype(np.int32), new, labels=True)[..., 0]
+    np.testing.assert_array_equal(ResizedLabels(labels, new, single=True)[place].astype(np.int32), expected)
+    margin = 2 * (4 * 64 // new[0] + 2)
+    assert max(grey.most, labels.most) <= (side + 2) ** 2
+    assert stain.most <= (side + 2 + margin) ** 2  # what the Gaussian sees, too
 
 
 def test_no_more_is_read_than_a_part_is_made_of() -> None:

@@ -50,6 +50,28 @@ def test_a_part_is_that_of_the_whole(name: str, dtype: str, shape: tuple[int, in
             np.testing.assert_array_equal(view[part], expected[part])
 
 
+@pytest.mark.parametrize("name", sorted(views.VIEWS))
+@pytest.mark.parametrize(
+    ("dtype", "least", "span"), [("int32", 2**24 + 1, 3), ("uint32", 2**31, 300), ("float64", 1e9 + 30, 5)]
+)
+def test_values_that_float32_cannot_tell_apart_are_those_of_an_image_in_memory(
+    name: str, dtype: str, least: float, span: int
+) -> None:
+    plane = (np.random.default_rng(0).integers(0, span, (60, 70)) + least).astype(dtype)
+    expected = PRE_PROCESSES[name](plane.astype(np.float32)[None, ..., None])[0, ..., 0]
+    found = views.VIEWS[name](plane)[slice(0, 60), slice(0, 70)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(views.VIEWS.keys() - {"none"}))
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_values_beyond_float32_are_refused(name: str) -> None:
+    plane = np.ones((30, 40))
+    plane[29, 39] = 1e300
+    with pytest.raises(ValueError, match="values that are not finite"):
+        views.VIEWS[name](plane)
+
+
 @pytest.mark.parametrize("name", sorted(views.VIEWS.keys() - {"none"}))
 def test_a_constant_plane_is_zeros(name: str) -> None:
     found = views.VIEWS[name](np.full((30, 40), 7, np.uint16))[slice(0, 30), slice(5, 9)]
