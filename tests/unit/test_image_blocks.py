@@ -311,3 +311,22 @@ class traced:  # noqa: N801 - a context manager
 
     def __exit__(self, *_: object) -> None:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["png", "npz", "strip"])
+def test_what_is_only_decoded_together_may_not_be_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A small file may declare a plane of gigabytes: where that is not read by blocks, nothing is decoded."""
+    image, path = np.zeros((100, 120), np.uint8), tmp_path / "image"
+    if kind == "png":
+        PillowImage.fromarray(image).save(path, "png")
+    elif kind == "npz":
+        with path.open("wb") as file:
+            np.savez_compressed(file, image)
+    else:
+        tifffile.imwrite(path, image, compression="zlib", rowsperstrip=100)
+    monkeypatch.setattr("redis_consumer.images.blocks.MOST_TOGETHER", 11_999)
+    expected = "has 12000 values that are decoded only together: allowed are 11999; save it as a TIFF with tiles"
+    with open_image(path) as opened, pytest.raises(JobRejected, match=expected):
+        list(opened.blocks(0, 0))

@@ -7,6 +7,7 @@ the libraries that decode are imported with the first file that needs them.
 from __future__ import annotations
 
 import io
+import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
@@ -19,7 +20,7 @@ import numpy as np
 from redis_consumer.arrays import laid_out
 from redis_consumer.errors import JobRejected
 from redis_consumer.images.axes import CHANNELS, FRAMES, Origin, resolve
-from redis_consumer.images.blocks import Plane, cut
+from redis_consumer.images.blocks import Plane, check_together, cut
 from redis_consumer.images.checks import (
     ImageLimits,
     check_layout,
@@ -164,7 +165,7 @@ class OpenImage(ImageHeader):
         most `redis_consumer.images.blocks.BLOCK_VALUES` values, or is one row or one tile of the file.  No more than
         a few blocks are in memory at once where the file allows: a TIFF, by its strips or tiles, uncompressed ones by
         rows, an NPY file, and OME-Zarr, by its chunks; any other is decoded as a whole with the first block.
-        JobRejected where it is damaged.
+        JobRejected where it is damaged, or more than `MOST_TOGETHER` values have to be decoded at once.
         """
         for index, size in ((frame, self.sizes[0]), (channel, self.sizes[-1])):
             if not 0 <= index < size:
@@ -181,6 +182,7 @@ class OpenImage(ImageHeader):
     @cached_property
     def _whole(self) -> AnyArray:
         """The values of an image that is only to be had as a whole, (T, Y, X, C)."""
+        check_together(self.name, math.prod(self.shape))
         return self._decoded()
 
     def _decoded(self) -> AnyArray:

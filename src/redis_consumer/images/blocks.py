@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from redis_consumer.errors import JobRejected
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
 Block = tuple[slice, slice, "AnyArray"]
 """Rows, columns, and the values there, (rows, columns)."""
 BLOCK_VALUES = 2**22
+MOST_TOGETHER = 2**26
+"""Values that are decoded at once for a block, where the file allows no less: those of 8192 x 8192 pixels."""
+
+
+def check_together(name: str, values: int) -> None:
+    """JobRejected where so many values of an image are to be had only together: it would not go by blocks at all."""
+    if values > MOST_TOGETHER:
+        raise JobRejected(
+            f"The image {name!r} has {values} values that are decoded only together: allowed are {MOST_TOGETHER}; "
+            "save it as a TIFF with tiles, or as OME-Zarr"
+        )
 
 
 def cut(values: AnyArray, top: int = 0, left: int = 0) -> Iterator[Block]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from redis_consumer.errors import JobRejected
-from redis_consumer.images.blocks import flat_blocks, tiled_blocks
+from redis_consumer.images.blocks import check_together, flat_blocks, tiled_blocks
 from redis_consumer.images.embedded import DECLARED_PIXELS
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _segment_blocks(content: Content, place: _Place) -> Iterator[Block]:
     """Yield the blocks of a plane that is stored in strips or tiles."""
     _, _, length, width, together = place.page.shaped
     sides = _segment_sides(place.page.keyframe)
+    check_together(content.name, math.prod(sides) * together)
     return tiled_blocks((length, width), sides, together, lambda *part: _decoded(content, place, *part))
 
 

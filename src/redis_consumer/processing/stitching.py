@@ -40,7 +40,7 @@ class Stitched:
     """What `stitch` wrote."""
 
     count: int = 0
-    """Objects; their ids are 1 to `count`."""
+    """Objects; their ids are 1 to `count`, but for what is one block."""
     cut: int = 0
     """Those of which the widest halo did not show the end."""
 
@@ -51,15 +51,25 @@ def stitch(
     """Write a label image into each of `targets`, planes (Y, X) of zeros, and return what was written.
 
     `label` returns label images (y, x, one for each target) of a rectangle of the plane, ids from 1 on, for what it
-    sees there.  It is asked for blocks of `side` pixels with their halos.
+    sees there.  It is asked for blocks of `side` pixels with their halos.  What is one block keeps the ids that it has.
     """
     shape = targets[0].shape
     results = [Stitched() for _ in targets]
-    for core in blocks(shape, side):
+    cores = list(blocks(shape, side))
+    if len(cores) == 1:
+        return _whole(label(cores[0]), targets, cores[0])
+    for core in cores:
         views = _wide_enough(label, core, shape, halo)
         for view, target, result in zip(views, targets, results, strict=True):
             view.write(target, result)
     return results
+
+
+def _whole(labels: Ids, targets: Sequence[WritablePlane], place: Rectangle) -> list[Stitched]:
+    for feature, target in enumerate(targets):
+        target[place] = labels[..., feature]
+    present = (np.bincount(plane.ravel(), minlength=1)[1:] for plane in np.moveaxis(labels, -1, 0))
+    return [Stitched(count=int(np.count_nonzero(sizes))) for sizes in present]
 
 
 def _wide_enough(label: Callable[[Rectangle], Ids], core: Rectangle, shape: tuple[int, ...], halo: int) -> list[_View]:
