@@ -68,11 +68,16 @@ class LargeImage:
     """An image of which each plane that is analysed is copied into a file, once."""
 
     def __init__(
-        self, image: OpenImage, folder: Path, predicting: Callable[[ModelId], AbstractContextManager[Predictor]]
+        self,
+        image: OpenImage,
+        folder: Path,
+        predicting: Callable[[ModelId], AbstractContextManager[Predictor]],
+        on_block: Callable[[], object] = lambda: None,
     ) -> None:
         self._image = image
         self._folder = folder
         self._predicting = predicting
+        self._on_block = on_block
         self._numbers = count()
         self._planes: dict[tuple[int, int], Canvas] = {}
 
@@ -137,6 +142,7 @@ class LargeImage:
         targets = [self._canvas(heads[0][0].shape, np.int32) for _ in range(recipe.features)]
 
         def label(place: Rectangle) -> npt.NDArray[np.integer]:
+            self._on_block()
             outputs = [np.stack([plane[place] for plane in head], axis=-1)[np.newaxis] for head in heads]
             return np.asarray(recipe.finish(outputs)[0], np.int32)
 

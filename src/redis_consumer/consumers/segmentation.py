@@ -141,7 +141,7 @@ class ImageFileConsumer(ImageConsumer):
         if not self.by_blocks() or is_one_piece(image, super().limits(), job_scale(self.job, self._tools().settings)):
             return super().process(image)
         self.prepare(image)
-        large = LargeImage(image, self.work.folder / "planes", self._predicting)
+        large = LargeImage(image, self.work.folder / "planes", self._predicting, self.work.demand_lease)
         labels = understood(partial(self.segment_large, large), image)
         if labels.cut:
             self.logger.warning("Job %s: %d of %d objects may lack a part", self.job.key, labels.cut, labels.count)

@@ -101,6 +101,13 @@ class Work:
             self._progress_at = now
             self._jobs.update(self.job, {"progress": int(100 * done)})
 
+    def demand_lease(self) -> None:
+        """Raise LeaseLost where the job is no longer ours; asked at most once a second, in what takes minutes."""
+        now = time.monotonic()
+        if now - self._progress_at >= PROGRESS_SECONDS:
+            self._progress_at = now
+            self._jobs.update(self.job, {})
+
     def fetch(self) -> Path:
         """Download the job's input; return its path."""
         path = Path(self._storage.download(self.job.require("input_file_name"), self.folder / "input"))

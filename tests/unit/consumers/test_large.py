@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -10,6 +10,9 @@ from tests.unit.consumers.blockwise import PIECE, SHAPE, field, heads, tissue_he
 
 from redis_consumer.arrays import Labels
 from redis_consumer.consumers import ImageFileConsumer, MesmerConsumer, SegmentationConsumer
+from redis_consumer.errors import LeaseLost
+from redis_consumer.processing import POST_PROCESSES
+from redis_consumer.queues.base import Place
 from redis_consumer.testing.labels import differing_objects
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from redis_consumer.arrays import AnyArray, Image, Result
     from redis_consumer.consumers import Consumer
     from redis_consumer.job import Job
+    from redis_consumer.processing import PostProcess
 
 
 @pytest.fixture
@@ -209,6 +213,25 @@ def test_models_that_look_at_the_whole_see_the_middle_of_frames(
     assert {name for name, _ in lab.models.seen} == {"LabelDetection:1", "Cytoplasm:1"}
     tiles = np.concatenate([tiles for name, tiles in lab.models.seen if name == "LabelDetection:1"])
     assert np.unique(tiles[tiles > 0]).tolist() == [frame + 1 for frame in seen]
+
+
+def test_a_job_that_was_taken_away_is_given_up_between_two_blocks(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes minutes must not go on for a job that somebody else has."""
+    monkeypatch.setattr("redis_consumer.consumers.work.PROGRESS_SECONDS", 0)
+    lab.environ.update(PIECE)
+    job = lab.claim(original_name="cells.tif", input_file_name=lab.put(field(1), "cells.tif"))
+    consumer = lab.equipped(SegmentationConsumer)
+    seen = []
+
+    def labelled(outputs: Sequence[AnyArray]) -> AnyArray:
+        seen.append(outputs[0].shape)
+        lab.queue.release(job, Place.FRONT)
+        return np.zeros((*outputs[0].shape[:3], 1), np.int32)
+
+    monkeypatch.setitem(cast("dict[str, PostProcess]", POST_PROCESSES), "deep_watershed", labelled)
+    with pytest.raises(LeaseLost):
+        consumer.handle(job)
+    assert len(seen) == 1
 
 
 class TestRefused:
