@@ -173,6 +173,12 @@ class Heartbeat(Every):
         """Whether the job that this lane works on turned out to be no longer ours."""
         return queue in self._lost
 
+    def stop(self) -> None:
+        """End the thread.  Leases end with it: jobs still in hand are lost, and what they wait for is given up."""
+        with self._lock:
+            self._lost.update(queue for queue, _ in self._held.values())
+        super().stop()
+
     def beat(self) -> None:
         """Renew every lease once; one that cannot be renewed is no obstacle for the others."""
         with self._lock:

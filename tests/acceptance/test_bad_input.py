@@ -137,9 +137,10 @@ BAD = [
         input_file_name="https://example.org/uploads/a.tif"),
     bad("a file's address", r"is not one of the bucket", None, input_file_name="file:///etc/passwd"),
     bad("colour picture", r"The image 'cells\.tif' is a colour picture", picture(STAINED)),
-    bad("TIFF of 10^12 pixels", r"1000000 x 1000000 pixels: allowed are 2048 x 2048", tiff_bomb()),
+    bad("TIFF of 10^12 pixels", r"1000000 x 1000000 pixels: allowed are 32768 x 32768 \(MAX_LARGE_SIDE\)", tiff_bomb()),
+    # With steps that need the image in one piece.
     bad("PNG of 10^8 pixels", r"10000 x 10000 pixels: allowed are 2048 x 2048",
-        picture(np.zeros((10**4, 10**4), np.uint8))),
+        picture(np.zeros((10**4, 10**4), np.uint8)), cuts="2"),
     bad("too many frames", r"61 frames: allowed are 60 \(MAX_IMAGE_FRAMES\)", tiff(np.zeros((61, 4, 4), np.uint8)),
         dimension_order="BXY"),
     bad("NaN", r"The image cannot be processed: .*(NaN|finite)", tiff(NOWHERE)),

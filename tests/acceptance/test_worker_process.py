@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import tifffile
 from tests.acceptance.bench import discs, exit_code, objects, text_of, wait_until
+from tests.guards.stage import model_script
 from tests.howto import howto_blocks
+from tests.scripted_serving import scripted_server
 
 from redis_consumer.testing.servers import free_port
+from redis_consumer.wire import messages
 
 if TYPE_CHECKING:
     from tests.acceptance.bench import Bench
@@ -42,6 +46,23 @@ def test_sigterm_hands_a_waiting_job_back_to_the_front_and_counts_nothing(bench:
     assert not [name for name in bench.processing_lists() if name.startswith("processing-drain:")]
     assert "Traceback" not in text_of(worker)
     bench.redis.delete("drain")
+
+
+def test_a_second_signal_ends_calls_in_flight(bench: Bench) -> None:
+    """Those of an image of many batches have threads, for which Python waits at its end."""
+    script, asked = model_script(), threading.Event()
+    script.hold(messages.PREDICT, then=asked.set)
+    with scripted_server(script) as address:
+        settings = {"TF_PORT": address.rpartition(":")[2], "TF_MAX_BATCH_SIZE": "16", "GRPC_TIMEOUT": "600"}
+        worker = bench.worker("impatient", QUEUE="impatient", **settings)
+        key = bench.push("impatient", bench.upload(discs(1100, 1100)[0]))
+        assert asked.wait(30)
+        worker.process.send_signal(signal.SIGTERM)
+        worker.process.send_signal(signal.SIGINT)  # another one, since two of a kind at once count as one
+        assert exit_code(worker) == 0
+        script.let_go()
+    assert bench.fields(key)["status"] == "new"
+    bench.redis.delete("impatient")
 
 
 def test_sigterm_lets_a_job_end_that_is_nearly_done(bench: Bench) -> None:

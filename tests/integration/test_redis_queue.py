@@ -381,6 +381,27 @@ class TestRegistry:
         sweeper(client).sweep()
         assert swept_after_a_loss(client) == [key]
 
+    def test_a_job_that_a_lane_gave_back_at_its_end_comes_back(
+        self, client: RedisClient, lane: RedisJobQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The answer to its claim was lost: so the lane did not begin it, and Redis has it as started."""
+        key = submit(client)
+        run = lane._scripts.run
+
+        def unanswered(name: str, *keys: str, **more: Any) -> Any:
+            reply = run(name, *keys, **more)
+            if name == "claim":
+                raise QueueUnavailable("no answer")
+            return reply
+
+        monkeypatch.setattr(lane._scripts, "run", unanswered)
+        with pytest.raises(QueueUnavailable):
+            lane.claim(timeout=0)
+        assert client.hget(key, "status") == "started"
+        lane.close()
+        assert client.hget(key, "status") == "new"
+        assert swept_after_a_loss(client) == [key]
+
     def test_a_job_that_an_original_consumer_took_is_left_to_it(self, client: RedisClient, lane: RedisJobQueue) -> None:
         lane.claim(timeout=0)
         key = submit(client)

@@ -145,6 +145,18 @@ class TestHeartbeat:
         heartbeat.beat()
         assert setup.queue.beats == 0
 
+    def test_at_its_end_what_is_still_in_hand_is_lost(self, setup: Setup) -> None:
+        heartbeat, seen = Heartbeat(LEASE), list[bool]()
+
+        def handle(_job: Job) -> str:
+            seen.append(heartbeat.lost(setup.queue))
+            heartbeat.stop()
+            seen.append(heartbeat.lost(setup.queue))
+            return Status.DONE
+
+        wrapped(handle, heartbeat.around(setup.queue))(setup.job)
+        assert seen == [False, True]
+
     def test_a_lease_that_was_lost_is_not_taken_again(self, setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
         heartbeat, heirs = Heartbeat(LEASE), list[Job]()
 

@@ -13,7 +13,7 @@ from redis_consumer.arrays import Labels
 from redis_consumer.consumers.channels import Choice, default_channels, named_channels
 from redis_consumer.consumers.fields import check_zoom, understood
 from redis_consumer.consumers.large import Recipe
-from redis_consumer.consumers.segmentation import ImageFileConsumer, has_own_analysis, unzoomed, zoomed
+from redis_consumer.consumers.segmentation import ImageFileConsumer, knows_blocks, unzoomed, zoomed
 from redis_consumer.errors import JobRejected
 from redis_consumer.job import ModelId, Status
 from redis_consumer.processing import mesmer_postprocess, multiplex_preprocess
@@ -78,8 +78,8 @@ class MesmerConsumer(ImageFileConsumer):
         return [(self.job_model() or self.default_model(), slice(None))], compartments(self.compartment())
 
     def by_blocks(self) -> bool:
-        """Return whether the job can be done block by block: the steps of this type are always the same."""
-        return not has_own_analysis(self, MesmerConsumer)
+        """Return whether the job can be done block by block: it has the same steps always."""
+        return knows_blocks(type(self))
 
     def recipe(self, scale: float) -> Recipe:
         """Return what is done with a large image, besides the model."""

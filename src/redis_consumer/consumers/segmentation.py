@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
 ROLES = ("nuclei", "cytoplasm", "phase")
 """What the positions of `channels` stand for on the segmentation queue."""
-IN_ONE_PIECE = ("analyze", "segment", "channels", "predict_with", "extras")
-"""Methods that are given all of an image: block by block they are not called."""
+IN_ONE_PIECE = frozenset({"analyze", "segment", "channels", "predict", "predict_with", "predict_whole", "extras"})
+IN_BLOCKS = frozenset({"segment_large", "recipe"})
+"""Methods that the one way of doing an image calls, and the other does not."""
 
 
 class ImageFileConsumer(ImageConsumer):
@@ -131,10 +132,9 @@ class ImageFileConsumer(ImageConsumer):
 
     def by_blocks(self) -> bool:
         """Return whether the job can be done block by block: its steps look at what is near alone."""
-        if has_own_analysis(self, ImageFileConsumer):
-            return False
         prepare, finish = self.step_names().values()
-        return prepare in VIEWS and finish in LOCAL and not whole_number(self.job, "cuts", 0)
+        local = prepare in VIEWS and finish in LOCAL and not whole_number(self.job, "cuts", 0)
+        return local and knows_blocks(type(self))
 
     def process(self, image: OpenImage) -> str:
         """Analyse the image, by blocks where it is too large for one piece, and deliver; return the status."""
@@ -255,9 +255,17 @@ class SegmentationConsumer(ImageFileConsumer):
         return [(self.job_model() or models[role], slice(i, i + 1)) for i, role in enumerate(roles)], roles
 
 
-def has_own_analysis(consumer: ImageFileConsumer, known: type[ImageFileConsumer]) -> bool:
-    """Return whether a subclass overrides what is not called block by block: its word would count for nothing."""
-    return any(getattr(type(consumer), name) is not getattr(known, name) for name in IN_ONE_PIECE)
+def knows_blocks(consumer_type: type[ImageFileConsumer]) -> bool:
+    """Return whether blocks are done as this type does an image in one piece.
+
+    Not where it overrides a step of that way alone: a large image would be analysed without it, and nobody told.
+    """
+    for base in consumer_type.__mro__:
+        if vars(base).keys() & IN_BLOCKS:
+            return True
+        if vars(base).keys() & IN_ONE_PIECE:
+            return False
+    return False
 
 
 def is_one_piece(image: ImageHeader, most: ImageLimits, scale: float) -> bool:

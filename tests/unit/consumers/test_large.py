@@ -251,6 +251,20 @@ class TestRefused:
         expected = "has 310 x 430 pixels: allowed are 64 x 64 (MAX_IMAGE_HEIGHT, MAX_IMAGE_WIDTH)"
         assert expected in result.reason
 
+    @pytest.mark.parametrize("base", [ImageFileConsumer, SegmentationConsumer, MesmerConsumer])
+    def test_an_analysis_of_ones_own_has_the_limits_of_one_piece(self, lab: Lab, base: type[ImageFileConsumer]) -> None:
+        """By blocks it would not be asked, and the job be done all the same."""
+
+        class Mixin:
+            def analyze(self, image: AnyArray, job: Job) -> Labels:  # noqa: ARG002 - the contract's parameter
+                return Labels(np.zeros(image.shape, np.uint8))
+
+        class Own(Mixin, base):  # type: ignore[misc, valid-type] # a base that is a parameter
+            pass
+
+        lab.environ.update(PIECE)
+        assert "allowed are 64 x 64 (MAX_IMAGE_HEIGHT" in lab.run(Own, np.stack([field(1), field(2)])).reason
+
     def test_no_side_may_be_longer_than_the_setting(self, lab: Lab) -> None:
         lab.environ.update(PIECE, MAX_LARGE_SIDE="300")
         assert (

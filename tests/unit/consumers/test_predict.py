@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from tests.unit.consumers.lab import Models, checkers
 
 from redis_consumer.consumers.predict import Predictor
-from redis_consumer.errors import JobRejected, ModelNotFound
+from redis_consumer.errors import JobRejected, LeaseLost, ModelNotFound
 from redis_consumer.job import ModelId
 from redis_consumer.models.batching import BatchLimits
 
@@ -36,6 +37,22 @@ def assert_alike(head: AnyArray, image: AnyArray) -> None:
 @pytest.fixture
 def models() -> Models:
     return Models()
+
+
+@pytest.mark.parametrize("ask", ["__call__", "whole"])
+def test_an_error_between_two_answers_leaves_no_request_under_way(models: Models, ask: str) -> None:
+    """Else it would be waited for when the job is over, and nothing stops it any more."""
+    models.add("M:1", same, (None, 64, 64, 1))
+
+    def lost(_: float) -> None:
+        raise LeaseLost("somebody else's")
+
+    asking = predictor(models, maximum=1, on_progress=lost)
+    image = checkers((8, 64, 64, 1))
+    with pytest.raises(LeaseLost) as caught:  # keeps the frames alive, as those who handle the error do
+        getattr(asking, ask)(MODEL, image)
+    assert caught.traceback
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("predict")]
 
 
 def test_rows_come_from_top_to_bottom_as_soon_as_they_are_done(models: Models) -> None:

@@ -4,11 +4,11 @@ local list, job, pod = KEYS[1], KEYS[2], ARGV[1]
 remove(list, job)
 drop_sighting(list, job)
 if not is_open(job) or held_elsewhere(job, list) then return 0 end
-push(queue_of(list), job, 'front')
 if recorded(job, 'list') == list then
   uncount(job)
   end_delivery(job, 'never begun')
   touch(job, pod, 'status', 'new')
   void(job)
 end
+push(queue_of(list), job, 'front')  -- last: it notes the status that the job is left with
 return 1
