@@ -106,6 +106,7 @@ def by_blocks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
         patch.setattr(large, "stitch", partial(stitching.stitch, side=BLOCK))
         patch.setattr(views, "blocks", partial(planes_of.blocks, side=BLOCK))
         patch.setattr(work, "LARGE_BYTES", 0)
+        patch.setattr("redis_consumer.images.blocks.BLOCK_VALUES", BLOCK**2)
         weighed(tmp_path_factory.mktemp("first"), nuclei(320), **limits)
         images = [nuclei(height)[:, : 2 * BLOCK] for height in (4 * BLOCK, 8 * BLOCK)]
         return [weighed(tmp_path_factory.mktemp("lab"), image, **limits) for image in images]
