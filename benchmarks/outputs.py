@@ -17,7 +17,7 @@ from tables import show
 
 from redis_consumer.arrays import Labels
 from redis_consumer.processing import deep_watershed
-from redis_consumer.results.extras import FILES, PROVENANCE, Seen, write_extras
+from redis_consumer.results.extras import WRITERS, Seen, write_extras
 from redis_consumer.results.outlines import outlines
 from redis_consumer.results.tables import label_table
 
@@ -50,9 +50,9 @@ def main() -> None:
     maps = nuclei(SIZE)
     labels, seen = Labels(deep_watershed(maps)), Seen(maps[0])
     steps: dict[str, Callable[[], object]] = {
-        "outlines alone": partial(outlines, labels.array[0, ..., 0]),
+        "outlines alone": lambda: dict(outlines(labels.array[0, ..., 0])),
         "table alone": partial(label_table, labels, seen.pixels),
-        **{kind: partial(written, labels, seen, kind) for kind in FILES if kind != PROVENANCE},
+        **{kind: partial(written, labels, seen, kind) for kind in WRITERS[Labels]},
     }
     rows = []
     for name, step in steps.items():
