@@ -43,7 +43,7 @@ class Canvas:
         """Return what lies from `offset` on in a file, which is made long enough.  OSError as in `create`."""
         with path.open("r+b") as file:
             # Now, while it is an error: a page that finds no room when it is written to kills the process.
-            os.posix_fallocate(file.fileno(), offset, shape[0] * shape[1] * dtype.itemsize)
+            _make_room(file.fileno(), offset + shape[0] * shape[1] * dtype.itemsize)
         return cls(path, shape, dtype, offset)
 
     def __getitem__(self, place: tuple[slice, slice]) -> npt.NDArray[Any]:
@@ -59,3 +59,10 @@ class Canvas:
     # Mapped anew each time: pages that were touched count as the process' memory until they are unmapped.
     def _mapped(self, mode: Any) -> np.memmap[Any, Any]:
         return np.memmap(self.path, self.dtype, mode, self.offset, self.shape)
+
+
+def _make_room(file: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    elif os.fstat(file).st_size < size:  # macOS has no such call
+        os.truncate(file, size)
