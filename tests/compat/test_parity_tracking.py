@@ -16,7 +16,7 @@ import scipy
 
 from redis_consumer.results.tracks import lineage
 from redis_consumer.results.trk import load_trk
-from redis_consumer.tracking import PAIR_INPUTS, PairRules, Sides, track_pairs
+from redis_consumer.tracking import PAIR_INPUTS, PairRules, Sides, track_pairs, unique_labels
 from redis_consumer.tracking.features import Crops, features_of, normalized
 from redis_consumer.tracking.history import costs
 from redis_consumer.tracking.learned import Rules, track
@@ -100,6 +100,11 @@ def test_adjacency_is_normalized_as_in_the_original() -> None:
     case = CASES["norm_adj"]
     actual = normalized(arrays_of(case, "inputs")["adj"])
     np.testing.assert_allclose(actual, arrays_of(case, "outputs")["out"], atol=1e-4, rtol=1e-5)
+
+
+def test_labels_are_made_unique_as_in_the_original() -> None:
+    case = CASES["clean_up"]
+    np.testing.assert_array_equal(unique_labels(arrays_of(case, "inputs")["y"]), arrays_of(case, "outputs")["y"])
 
 
 @pytest.mark.parametrize("name", MOVIES)

@@ -4,6 +4,7 @@
 files, jobs or model servers.
 """
 
+from redis_consumer.tracking.cells import unique_labels
 from redis_consumer.tracking.features import CropMode, Crops
 from redis_consumer.tracking.learned import COMPARER_INPUTS, Model, Rules, track
 from redis_consumer.tracking.linking import MAX_DISTANCE, link
@@ -23,4 +24,5 @@ __all__ = [
     "link",
     "track",
     "track_pairs",
+    "unique_labels",
 ]

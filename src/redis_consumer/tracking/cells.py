@@ -61,3 +61,18 @@ def _pixels(frame: Integers) -> tuple[Indices, Indices, Indices]:
 
 def _means(values: Indices | Doubles, cell: Indices, areas: Indices) -> Doubles:
     return np.bincount(cell, weights=values, minlength=len(areas)) / areas
+
+
+def unique_labels(movie: Integers) -> npt.NDArray[np.int32]:
+    """Return label images (T, ...) in which no two frames share an id: N + 1, N + 2, ... of N cells in all frames.
+
+    By frame, and then by ascending old id.  What the original's annotation tools call a clean movie; the trackers here
+    take frames as they are.
+    """
+    result = np.zeros(movie.shape, np.int32)
+    ids = [np.unique(frame[frame != 0]) for frame in movie]
+    first = sum(map(len, ids)) + 1
+    for frame, known, out in zip(movie, ids, result, strict=True):
+        out[frame != 0] = first + np.searchsorted(known, frame[frame != 0])
+        first += len(known)
+    return result
