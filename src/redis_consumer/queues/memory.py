@@ -198,7 +198,7 @@ class MemoryJobQueue:
             fields = {name: text for name, text in defaults.items() if name not in known} | fields
             broker.finish(key, status, fields, self._pod, None)
         else:
-            reason = known.get("reason", "").rstrip() or NO_FAILURE.reason
+            reason = known.get("reason", "").rstrip(" \t\n\v\f\r") or NO_FAILURE.reason
             broker.finish(key, status, fields | {"reason": reason}, self._pod, failure)
 
     def _demand(self, job: Job) -> None:

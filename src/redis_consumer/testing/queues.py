@@ -309,6 +309,7 @@ class JobQueueExam(QueueFixtures):
             ({"reason": " "}, None),
             ({}, None),
             ({"reason": "a\nb"}, "a\nb"),
+            ({"reason": "a\x85"}, "a\x85"),  # blank for Python alone
         ],
     )
     def test_a_failed_job_has_a_reason(
