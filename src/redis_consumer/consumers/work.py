@@ -96,17 +96,17 @@ class Work:
 
     def progress(self, done: float) -> None:
         """Report how much is done, from 0 to 1; at most once a second."""
-        now = time.monotonic()
-        if now - self._progress_at >= PROGRESS_SECONDS:
-            self._progress_at = now
-            self._jobs.update(self.job, {"progress": int(100 * done)})
+        self._update_now_and_then({"progress": int(100 * done)})
 
     def demand_lease(self) -> None:
         """Raise LeaseLost where the job is no longer ours; asked at most once a second, in what takes minutes."""
+        self._update_now_and_then({})
+
+    def _update_now_and_then(self, fields: dict[str, FieldValue]) -> None:
         now = time.monotonic()
         if now - self._progress_at >= PROGRESS_SECONDS:
             self._progress_at = now
-            self._jobs.update(self.job, {})
+            self._jobs.update(self.job, fields)
 
     def fetch(self) -> Path:
         """Download the job's input; return its path."""
