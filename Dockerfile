@@ -1,13 +1,14 @@
 # The worker as a container.  It needs no write access but to /tmp, no root, and no network but Redis, the storage and
 # the model server.  docs/kubernetes.md says how to run it.
 
-FROM python:3.13-slim-bookworm AS build
+# Not the slim one: it has the C compiler that the array functions want.
+FROM python:3.13-bookworm AS build
 
-# Every dependency has a wheel: no compiler, and nothing from apt.
 RUN python -m venv /opt/redis-consumer
-COPY pyproject.toml README.md LICENSE /src/
+COPY pyproject.toml hatch_build.py README.md LICENSE /src/
 COPY src /src/src
-RUN /opt/redis-consumer/bin/pip install --no-cache-dir --disable-pip-version-check "/src[fast,outputs]"
+RUN /opt/redis-consumer/bin/pip install --no-cache-dir --disable-pip-version-check "/src[fast,outputs]" \
+    && /opt/redis-consumer/bin/python -c "import redis_consumer.processing.kernels.compiled"
 
 
 FROM python:3.13-slim-bookworm

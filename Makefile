@@ -13,7 +13,10 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 
-$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml
+# What is compiled lies in the source tree, and is made anew when its source changes.
+KERNELS := hatch_build.py src/redis_consumer/processing/kernels/compiled.pyx
+
+$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml $(KERNELS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
 	@touch $@
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Unit tests and exams on the oldest and the newest supported CPython of this machine.  The one in .venv is left out:
-# `make test` has run everything there.  Each gets a .venv-<version>, installed again when pyproject.toml changes.
+# `make test` has run everything there.  Each gets a .venv-<version>, installed again when what it is made from changes.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -26,7 +26,7 @@ find_python() { # VERSION
 
 install() { # VERSION PYTHON
     stamp=".venv-$1/.stamp"
-    wanted=$(cksum <pyproject.toml)
+    wanted=$(cat pyproject.toml hatch_build.py src/redis_consumer/processing/kernels/compiled.pyx | cksum)
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && works ".venv-$1/bin/python" "$1"; then
         return
     fi

@@ -23,13 +23,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from redis_consumer.processing import kernels
+from redis_consumer.processing.kernels import BINS
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     import numpy.typing as npt
 
@@ -39,18 +41,14 @@ if TYPE_CHECKING:
     Block = tuple[slice, slice]  # rows and columns of a plane
 
 CLIP_LIMIT = 0.01
-BINS = 256
 LEVELS = 2**14
 """Grey values are whole numbers below this before the result is stretched to 0..1."""
 
-_DEPTH = 2**16 - 1
 _PER_BIN = 1 + LEVELS // BINS
-_SCALE, _OFFSET = np.float32((LEVELS - 1) / _DEPTH / _PER_BIN), np.float32(0.0077138)
+_SCALE, _OFFSET = np.float32((LEVELS - 1) / (2**16 - 1) / _PER_BIN), np.float32(0.0077138)
 """From 16 bits to a bin.  The definition rounds to 14 bits in between, which the offset does for all 65,536 values."""
-_STRIP = 2**15
-"""Pixels worked on at a time: the temporary arrays stay in the processor's cache."""
 _TABLES = 512
-"""Regions worked on at a time, for the same reason."""
+"""Regions worked on at a time: the temporary arrays stay in the processor's cache."""
 
 
 class Span(NamedTuple):
@@ -90,18 +88,13 @@ class Histograms:
             raise ValueError(f"kernel_size {kernel_size}: allowed are whole numbers from 1")
         rows, columns = (_Axis(size, kernel_size or max(size // 8, 1)) for size in shape)
         self._rows, self._columns = rows, columns
-        self._grey = _Grey.between(low, high)
+        self._grey = _grey(low, high)
         self._counts = np.zeros((rows.regions, columns.regions, BINS), np.int32)
 
     def add(self, rows: slice, columns: slice, values: Plane) -> None:
         """Count the pixels of a block, `values`, at `rows` and `columns` of the plane; each pixel once in all."""
         down, across = self._rows.counted(rows), self._columns.counted(columns)
-        first, count = int(across.region.min()), int(np.ptp(across.region)) + 1
-        offset = (across.region - first) * BINS
-        for start, stop in _runs(down.region, width=across.region.size):
-            bins = self._grey.bins(values[_span(down.place[start:stop])])[:, _span(across.place)] + offset
-            counts = np.bincount(bins.ravel(), minlength=count * BINS).reshape(count, BINS)
-            self._counts[down.region[start], first : first + count] += counts.astype(np.int32)
+        kernels.count(_plain(values), self._grey, *down, *across, self._counts)
 
     def equalizer(self) -> Equalizer:
         """Return what equalizes the plane; every pixel must have been counted."""
@@ -120,7 +113,7 @@ class Equalizer:
 
     _rows: _Axis
     _columns: _Axis
-    _grey: _Grey
+    _grey: kernels.Grey
     _tables: Floats
     """For each region the level of each bin."""
     _seen: npt.NDArray[np.bool_]
@@ -160,26 +153,10 @@ class Equalizer:
 
     def levels(self, rows: slice, columns: slice, values: Plane) -> Floats:
         """Return the levels of a block before they are stretched: whole numbers from 0 to `LEVELS` - 1, float32."""
-        result = np.empty(values.shape, np.float32)
         down, across = self._rows.between(rows), self._columns.between(columns)
-        first, last = int(across.lower.min()), int(across.upper.max())
-        beside = (across.lower - first) * BINS, (across.upper - first) * BINS
         kind = np.float32 if self._short_weights() else np.float64
-        horizontal, vertical = across.weights(kind), down.weights(kind)
-        for start, stop in _runs(down.lower, down.upper, width=values.shape[1]):
-            bins = self._grey.bins(values[start:stop])
-            places = [bins + offset for offset in beside]
-            strip, part = result[start:stop], np.empty(bins.shape, kind)
-            strip[...] = 0
-            for region, weight in zip((down.lower[start], down.upper[start]), vertical, strict=True):
-                table = self._tables[region, first : last + 1].ravel().astype(kind)
-                for place, other in zip(places, horizontal, strict=True):
-                    np.take(table, place, out=part, mode="clip")  # nothing is to be clipped: it spares a check
-                    # Rounded step by step as in the definition, which cuts the sum down to a whole number.
-                    part *= weight[start:stop, None] * other
-                    strip += part.astype(np.float32, copy=False)
-            np.trunc(strip, out=strip)
-        return result
+        weights = down.weights(kind), across.weights(kind)
+        return kernels.blend(_plain(values), self._grey, down.regions, across.regions, *weights, self._tables)
 
     def _short_weights(self) -> bool:
         """Return whether float32 holds the product of any two weights, so that it will do in place of float64."""
@@ -201,9 +178,13 @@ class _Between(NamedTuple):
     upper: Indices
     share: npt.NDArray[np.float64]
 
-    def weights(self, kind: type[np.floating]) -> list[npt.NDArray[Any]]:
+    @property
+    def regions(self) -> tuple[Indices, Indices]:
+        return self.lower, self.upper
+
+    def weights(self, kind: type[np.floating]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return what each of both counts."""
-        return [(1 - self.share).astype(kind), self.share.astype(kind)]
+        return (1 - self.share).astype(kind), self.share.astype(kind)
 
 
 @dataclass(frozen=True)
@@ -235,31 +216,18 @@ class _Axis:
         return _Between(np.maximum(cell - 1, 0), np.minimum(cell, self.regions - 1), rest / self.kernel)
 
 
-@dataclass(frozen=True)
-class _Grey:
-    """The grey values of a plane."""
-
-    low: np.float32
-    range: np.float32
-
-    @classmethod
-    def between(cls, low: float, high: float) -> _Grey:
-        difference = float(high) - float(low)
-        if not 0 < difference <= float(np.finfo(np.float32).max):
-            raise ValueError(f"grey values from {low} to {high} cannot be equalized")
-        return cls(np.float32(low), np.float32(difference))
-
-    def bins(self, values: Plane) -> Indices:
-        """Return the bin of each value."""
-        scaled = np.subtract(values, self.low, dtype=np.float32)
-        scaled /= self.range
-        scaled *= _DEPTH
-        return _bins(np.rint(scaled, out=scaled))
+def _grey(low: float, high: float) -> kernels.Grey:
+    """Return how grey values between these two, of float32, become bins."""
+    difference = float(high) - float(low)
+    if not 0 < difference <= float(np.finfo(np.float32).max):
+        raise ValueError(f"grey values from {low} to {high} cannot be equalized")
+    return kernels.Grey(np.float32(low), np.float32(difference), _SCALE, _OFFSET)
 
 
-def _bins(depth: Floats) -> Indices:
-    """Return the bin of each grey value of 16 bits."""
-    return (depth * _SCALE + _OFFSET).astype(np.intp)
+def _plain(values: Plane) -> Plane:
+    """Return a block as the kernels take it: native numbers of one of three kinds, at their places in memory."""
+    kind = values.dtype if values.dtype.name in {"uint8", "uint16", "float32"} else np.dtype(np.float32)
+    return np.require(values, kind.newbyteorder("="), "A")
 
 
 def _stretched(levels: Floats, span: Span) -> Floats:
@@ -270,22 +238,6 @@ def _stretched(levels: Floats, span: Span) -> Floats:
     levels -= np.float32(span.low)
     levels /= np.float32(span.high - span.low)
     return levels
-
-
-def _span(places: Indices) -> slice | Indices:
-    """Return places that follow each other as a slice, which copies nothing."""
-    first, last = int(places[0]), int(places[-1])
-    return slice(first, last + 1) if (np.diff(places) == 1).all() else places
-
-
-def _runs(*regions: Indices, width: int) -> Iterator[tuple[int, int]]:
-    """Give the first and the end of rows that lie in the same regions, few at a time; `width` is their length."""
-    changes = np.flatnonzero(np.any([np.diff(region) for region in regions], axis=0)) + 1
-    bounds = [0, *changes.tolist(), regions[0].size]
-    most = max(_STRIP // max(width, 1), 1)
-    for start, stop in pairwise(bounds):
-        for first in range(start, stop, most):
-            yield first, min(first + most, stop)
 
 
 def _around(tables: Floats, bins: Indices) -> Floats:

@@ -19,7 +19,8 @@ import numpy as np
 import scipy  # both load their parts at their first use
 import skimage as ski
 
-from redis_consumer.processing import ties
+from redis_consumer.processing import kernels, ties
+from redis_consumer.processing.kernels import plain
 from redis_consumer.processing.labels import looked_up
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     Heights = npt.NDArray[Any]  # floats or signed integers
     Ids = npt.NDArray[np.integer]
+    Indices = npt.NDArray[np.intp]
     LabelImage = npt.NDArray[np.int32]
     Mask = npt.NDArray[np.bool_]
 
@@ -48,7 +50,13 @@ def flood(heights: Heights, markers: Ids, mask: Mask) -> LabelImage:
     tied = ties.of_seeds(piece, marker, heights.flat[places])
     if ties.too_many(tied):
         return _at_once(np.negative(heights), markers, mask)
-    basins = _by_piece(heights, markers, pieces, _owners(piece, marker, count))
+    owners = _owners(piece, marker, count)
+    basins = looked_up(np.maximum(owners, 0), pieces)
+    contested = owners[piece] == _CONTESTED
+    if contested.any():
+        seeds = places[contested][np.argsort(piece[contested], kind="stable")]
+        basins.flat[seeds] = markers.flat[seeds]
+        _flood_pieces(heights, pieces, seeds, basins)
     del pieces  # as large as the image
     if ties.may_matter(tied, basins, heights, markers):
         return _at_once(np.negative(heights), markers, mask)
@@ -60,15 +68,10 @@ def _at_once(levels: Heights, markers: Ids, mask: Mask) -> LabelImage:
     return basins
 
 
-def _by_piece(heights: Heights, markers: Ids, pieces: Ids, owners: LabelImage) -> LabelImage:
-    """Flood every piece that has several seeds."""
-    basins = looked_up(np.maximum(owners, 0), pieces)
-    boxes = scipy.ndimage.find_objects(pieces)
-    for piece in np.flatnonzero(owners == _CONTESTED).tolist():
-        box = boxes[piece - 1]
-        inside = pieces[box] == piece
-        np.copyto(basins[box], _at_once(np.negative(heights[box]), markers[box], inside), where=inside)
-    return basins
+def _flood_pieces(heights: Heights, pieces: Ids, seeds: Indices, basins: LabelImage) -> None:
+    flat = heights.ndim == 2  # noqa: PLR2004 - rows and columns: what is compiled
+    native = heights.dtype in {np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)}
+    (kernels.flood if flat and native else plain.flood)(heights, pieces, seeds, basins)
 
 
 def _owners(piece: Ids, marker: Ids, count: int) -> LabelImage:

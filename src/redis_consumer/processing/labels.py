@@ -6,18 +6,17 @@ A label image is an integer array, 0 is background, every other value one object
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy  # loads its parts at their first use
+
+from redis_consumer.processing import kernels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     LabelImage = npt.NDArray[np.int32]
-
-_STRIP = 2**15
-"""Pixels that are looked up at a time: their indices stay in the processor's cache."""
 
 
 def erode(labels: LabelImage, width: int) -> LabelImage:
@@ -74,7 +73,7 @@ def remove_small(labels: npt.NDArray[np.integer], min_size: int) -> LabelImage:
 
     An object is all pixels of an id, connected or not.
     """
-    sizes = np.bincount(labels.ravel())
+    sizes = kernels.sizes(_flat(labels))
     kept = np.arange(sizes.size, dtype=np.int32)
     kept[sizes < min_size] = 0
     return looked_up(kept, labels)
@@ -82,23 +81,23 @@ def remove_small(labels: npt.NDArray[np.integer], min_size: int) -> LabelImage:
 
 def compact(labels: LabelImage) -> LabelImage:
     """Return `labels` with ids 1 to n, in the order of the old ones; where they are that already, itself.  Any rank."""
-    present = np.bincount(labels.ravel(), minlength=1) > 0
+    present = kernels.sizes(_flat(labels)) > 0
     present[0] = False
     ids = np.cumsum(present, dtype=np.int32)
     return labels if ids[-1] == ids.size - 1 else looked_up(ids, labels)
 
 
 def looked_up(table: LabelImage, labels: npt.NDArray[np.integer]) -> LabelImage:
-    """Return `table[labels]`.  Any rank.
-
-    numpy would make indices of eight bytes of all labels first: twice the label image.
-    """
+    """Return `table[labels]`.  Any rank.  IndexError for a label that the table does not have."""
     result = np.empty(labels.shape, np.int32)
-    indices, values = labels.reshape(-1), result.reshape(-1)
-    for start in range(0, indices.size, _STRIP):
-        strip = slice(start, start + _STRIP)
-        values[strip] = table.take(indices[strip])
+    kernels.look_up(table, _flat(labels), result.reshape(-1))
     return result
+
+
+def _flat(labels: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+    """Return labels as the kernels take them."""
+    kind = np.int32 if labels.dtype == np.int32 else np.int64
+    return np.ascontiguousarray(labels, kind).reshape(-1)
 
 
 def fill_holes(labels: LabelImage, size: int) -> LabelImage:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy  # both load their parts at their first use
 import skimage as ski
 
+from redis_consumer.processing import kernels
+from redis_consumer.processing.kernels.plain import lowered
 from redis_consumer.processing.labels import label_places
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy.typing as npt
 
     Floats = npt.NDArray[Any]  # float32 or float64
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _CHUNK = 1024  # how many a flood expands at a time: bounds its memory, and lets it end early
 _FLOOD = 5000  # what a flood costs beyond those
 _AT_ONCE = 4096  # peaks whose rings are looked at together: bounds memory
-_STRIP = 2**15  # worked on at a time: what fits into the processor's cache
 _LEAST_SPAN = 8  # how wide a top may be, beyond the radius, to be recognised without a flood
 
 
@@ -83,15 +82,12 @@ def _by_floods(values: Floats, h: Any, radius: int, margin: int) -> Mask | None:
 
     None where the map has so many candidates that reconstruction is the faster way.
     """
-    lowered = np.empty_like(values)
-    for rows in _strips(values.shape):
-        lowered[rows] = _lowered(values[rows], h)
-    found, places = _candidates(values, lowered, h, isqrt(radius * radius // 2))
-    disk, ring, rest = _steps(radius, isqrt(radius * radius // 2), values.shape[1])
-    rings = _rings(margin, values.shape[1])
+    half = isqrt(radius * radius // 2)  # of the largest square in the disk: its filter is separable
+    found, places = kernels.candidates(values, h, _allowance(values), half)
+    disk, ring, rest = _steps(radius, half, values.shape[1])
     budget = values.size * (disk.size + 80) // 5
-    relief = _Relief(values.ravel(), lowered.ravel(), h, radius, disk, ring, rings, budget)
-    places = relief.without_higher(places, rest)
+    relief = _Relief(values.ravel(), h, radius, disk, ring, _rings(margin, values.shape[1]), budget)
+    places = kernels.without_higher(relief.values, h, _allowance(values), places, rest)
     if places.size:
         standing = relief.standing(places, values.shape)
         if standing is None:
@@ -100,58 +96,9 @@ def _by_floods(values: Floats, h: Any, radius: int, margin: int) -> Mask | None:
     return found
 
 
-def _lowered(values: Floats, h: Any) -> Floats:
-    """Return `values` less `h` and an allowance for rounding.
-
-    All comparisons here are of differences with `h`, never of values with differences: so the rounding is that of the
-    definition, where `value - reconstruction >= h` decides.
-    """
-    lowered: Floats = values - h
-    allowance = np.abs(values)
-    allowance *= 2 * np.finfo(values.dtype).resolution
-    lowered -= allowance
-    return lowered
-
-
-def _candidates(values: Floats, lowered: Floats, h: Any, half: int) -> tuple[Mask, Indices]:
-    """Return which pixels are h-maxima in any case, and the flat places of those that may be.
-
-    The latter are the highest within `half` rows and columns, the largest square in the disk: its filter is separable.
-    """
-    lowest, highest = values.min(), lowered.max()
-    found = np.zeros(values.shape, bool)
-    candidates = np.zeros(values.shape, bool)
-    for rows in _strips(values.shape):
-        strip = values[rows]
-        tall = strip - lowest >= h
-        # From the others all of the map is within reach: one comparison is enough.
-        found[rows] = ~tall & (strip - highest >= h)
-        candidates[rows] = tall
-    for rows in _strips(values.shape, start=half, stop=values.shape[0] - half):
-        around = _running_max(lowered[rows.start - half : rows.stop + half], half)
-        part = np.s_[rows, half:-half]
-        candidates[part] &= values[part] - around >= h
-    return found, np.flatnonzero(candidates)
-
-
-def _strips(shape: tuple[int, ...], *, start: int = 0, stop: int | None = None) -> Iterator[slice]:
-    """Give the rows of a map from `start` to `stop` few at a time: the arrays made of them stay in the cache."""
-    stop = shape[0] if stop is None else stop
-    rows = max(_STRIP // shape[1], 1)
-    return (slice(first, min(first + rows, stop)) for first in range(start, stop, rows))
-
-
-def _running_max(values: Floats, half: int) -> Floats:
-    """Return the highest value within `half` rows and columns, of each pixel that is as far from the border."""
-    for transposed in (True, False):  # along the rows comes last: it is the faster one, and has less to do then
-        lines = values if transposed else values.T
-        reach = 1
-        while reach < 2 * half + 1:
-            step = min(reach, 2 * half + 1 - reach)
-            lines = np.maximum(lines[:-step], lines[step:])
-            reach += step
-        values = lines if transposed else lines.T
-    return values
+def _allowance(values: Floats) -> float:
+    """Return what share of a value rounding may have cost it."""
+    return float(2 * np.finfo(values.dtype).resolution)
 
 
 def _steps(radius: int, half: int, width: int) -> tuple[Indices, Indices, Indices]:
@@ -162,12 +109,22 @@ def _steps(radius: int, half: int, width: int) -> tuple[Indices, Indices, Indice
     return steps[disk], steps[distance == 1], steps[disk & (distance > half)]
 
 
-def _rings(span: int, width: int) -> list[tuple[Indices, Floats]]:
-    """Return steps in a flat map of `width` columns, by distance: up to 1, up to 2, ... `span`; and the distances."""
+class _Rings(NamedTuple):
+    """Steps by distance: up to 1, up to 2, and so on."""
+
+    steps: Indices
+    distances: npt.NDArray[np.float64]
+    ends: Indices
+    """Where each ring ends among the steps."""
+
+
+def _rings(span: int, width: int) -> _Rings:
+    """Return the steps in a flat map of `width` columns that lead no farther than `span`."""
     y, x = np.mgrid[-span : span + 1, -span : span + 1]
-    steps, distance = y * width + x, np.hypot(y, x)
-    rings = [(distance > outer - 1) & (distance <= outer) for outer in range(1, span + 1)]
-    return [(steps[ring], distance[ring]) for ring in rings]
+    steps, distance = (y * width + x).ravel(), np.hypot(y, x).ravel()
+    order = np.argsort(distance, kind="stable")[1:]  # without the step to itself
+    order = order[distance[order] <= span]
+    return _Rings(steps[order], distance[order], np.searchsorted(distance[order], np.arange(1, span + 1), "right"))
 
 
 @dataclass(slots=True)
@@ -175,21 +132,13 @@ class _Relief:
     """A flat map to flood: from a peak over all pixels that are less than `h` below it."""
 
     values: Floats
-    lowered: Floats
-    """The values less `h` and an allowance for rounding: what is compared with a peak to find it lower."""
     h: Any
     radius: int
     disk: Indices
     ring: Indices
-    rings: list[tuple[Indices, Floats]]
+    rings: _Rings
     budget: int
     """How many pixels may be looked at, before reconstruction is due."""
-
-    def without_higher(self, places: Indices, steps: Indices) -> Indices:
-        """Return those of `places` for which no pixel at `steps` is higher."""
-        for step in steps:
-            places = places[self.values[places] - self.lowered[places + step] >= self.h]
-        return places
 
     def standing(self, places: Indices, shape: tuple[int, ...]) -> Mask | None:
         """Return for each of `places`, highest in their disks, whether it is an h-maximum; None without budget."""
@@ -209,25 +158,10 @@ class _Relief:
         return alone[group]
 
     def _apart(self, starts: Indices) -> Mask:
-        """Return which of `starts` are seen to stand alone by a look around: most of them, where cells are alike.
-
-        The top of a peak is what is less than `h` below it.  Where the top ends, and nothing else as high follows
-        within another `radius`, no step leads on: the flood would end there as well.
-        """
-        apart = np.zeros(starts.size, bool)
-        end = np.zeros(starts.size)  # how far the top reaches
-        open_ = np.arange(starts.size)
-        for outer, (steps, distance) in enumerate(self.rings, start=1):
-            peak = self.values[starts[open_], None]
-            near = starts[open_, None] + steps
-            self.budget -= near.size
-            top = peak - self.values[near] < self.h
-            end[open_] = np.maximum(end[open_], np.where(top, distance, 0).max(axis=1))
-            higher = (peak - self.lowered[near] < self.h).any(axis=1)
-            done = ~higher & (end[open_] + self.radius <= outer)
-            apart[open_[done]] = True
-            open_ = open_[~done & ~higher]
-        return apart
+        """Return which of `starts` are seen to stand alone by a look around: most of them, where cells are alike."""
+        mask, looked = kernels.apart(self.values, self.h, _allowance(self.values), self.radius, *self.rings, starts)
+        self.budget -= looked
+        return mask
 
     def _stands_alone(self, start: np.intp, seen: npt.NDArray[np.int32], mark: int) -> bool:
         """Flood from `start`; return whether it meets nothing higher.  `seen` holds `mark` where it has been.
@@ -252,7 +186,7 @@ class _Relief:
             self.budget -= near.size
             near = near[peak - self.values[near] < self.h]
             near = np.unique(near[seen[near] != mark])
-            if (peak - self.lowered[near] < self.h).any():
+            if (peak - lowered(self.values[near], self.h, _allowance(self.values)) < self.h).any():
                 return False
             seen[near] = mark
             if near.size:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import scipy  # loads its parts at their first use
 
+from redis_consumer.processing import kernels
 from redis_consumer.processing.checks import require_finite
 from redis_consumer.processing.flooding import flood
 from redis_consumer.processing.labels import compact, erode, fill_holes, label_points, remove_small
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_SPARE = 16  # pixels: a line of the cache
+_TRUNCATE = 4  # a Gaussian at so many sigmas: scipy's
 _RANKS = (4, 5)  # frames, rows and columns (or planes, rows and columns), channels
 
 
@@ -146,12 +147,12 @@ def _smooth(values: Floats, sigma: float) -> Floats:
     """Return `values` after a Gaussian, in their own precision: labels depend on the last bit where maps tie."""
     if not sigma:
         return values
-    # Rows a little longer than the image: those of 512 or 2048 pixels would share the same few lines of the
-    # processor's cache, and filtering along the columns took three to five times as long.
-    spaced = np.empty((*values.shape[:-1], values.shape[-1] + _SPARE), values.dtype)[..., :-_SPARE]
-    spaced[...] = values
-    smooth: Floats = scipy.ndimage.gaussian_filter(spaced, sigma, output=spaced)
-    return smooth
+    if values.ndim != 2:  # noqa: PLR2004 - rows and columns
+        smooth: Floats = scipy.ndimage.gaussian_filter(values, sigma)
+        return smooth
+    radius = int(_TRUNCATE * sigma + 0.5)
+    weights = np.exp(-0.5 / sigma**2 * np.arange(-radius, radius + 1) ** 2)
+    return kernels.correlate(values, weights / weights.sum())
 
 
 def _flood(heights: Floats, seeds: Mask, mask: Mask, *, corners: bool = True) -> LabelImage:

@@ -9,7 +9,6 @@ import pytest
 import skimage as ski
 from hypothesis import given, settings, strategies as st
 
-from redis_consumer.processing import clahe
 from redis_consumer.processing.clahe import Equalizer, Histograms, equalized
 
 if TYPE_CHECKING:
@@ -123,12 +122,6 @@ def test_few_blocks_are_read_again_to_find_the_span() -> None:
     levels = equalizer.levels(slice(0, 512), slice(0, 512), plane)
     assert span == (levels.min(), levels.max())
     assert len(read) < len(blocks) / 4
-
-
-def test_every_grey_value_of_16_bits_has_the_bin_of_the_definition() -> None:
-    depth = np.arange(2**16)
-    expected = np.round(depth / 65535 * 16383).astype(int) // 65
-    np.testing.assert_array_equal(clahe._bins(depth.astype(np.float32)), expected)
 
 
 def test_a_plane_costs_little_more_memory_than_its_result() -> None:

@@ -64,55 +64,61 @@ def two_pieces() -> tuple[Array, Array, Array]:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Return a list that fills with the shapes of what is flooded."""
-    shapes: list[tuple[int, ...]] = []
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that fills with what is flooded."""
+    flooded: list[str] = []
+    pieces_of, at_once_of = flooding._flood_pieces, flooding._at_once
+
+    def spy_on_pieces(heights: Array, pieces: Array, seeds: Array, basins: Array) -> None:
+        flooded.append("pieces " + ", ".join(map(str, np.unique(pieces.flat[seeds]))))
+        pieces_of(heights, pieces, seeds, basins)
 
     def spy(levels: Array, markers: Array, mask: Array) -> Array:
-        shapes.append(levels.shape)
-        return np.asarray(ski.segmentation.watershed(levels, markers, mask=mask))
+        flooded.append("all")
+        return at_once_of(levels, markers, mask)
 
+    monkeypatch.setattr(flooding, "_flood_pieces", spy_on_pieces)
     monkeypatch.setattr(flooding, "_at_once", spy)
-    return shapes
+    return flooded
 
 
-def test_only_the_piece_with_two_seeds_is_flooded(calls: list[tuple[int, ...]]) -> None:
+def test_only_the_piece_with_two_seeds_is_flooded(calls: list[str]) -> None:
     heights, markers, mask = two_pieces()
     np.testing.assert_array_equal(flood(heights, markers, mask), at_once(heights, markers, mask))
-    assert calls == [(20, 20)]
+    assert calls == ["pieces 2"]
 
 
-def test_a_tie_that_height_decides_changes_nothing(calls: list[tuple[int, ...]]) -> None:
+def test_a_tie_that_height_decides_changes_nothing(calls: list[str]) -> None:
     heights, markers, mask = two_pieces()
     heights[4, 30] = heights[15, 35] = 0.5
     np.testing.assert_array_equal(flood(heights, markers, mask), at_once(heights, markers, mask))
-    assert calls == [(20, 20)]
+    assert calls == ["pieces 2"]
 
 
-def test_a_tie_of_basins_that_do_not_touch_changes_nothing(calls: list[tuple[int, ...]]) -> None:
+def test_a_tie_of_basins_that_do_not_touch_changes_nothing(calls: list[str]) -> None:
     heights, mask = np.ones((5, 31), np.float32), np.ones((5, 31), bool)
     markers = np.zeros(heights.shape, np.int32)
     markers[2, [5, 15, 25]] = 1, 2, 3
     heights[2, 15] = 2
     heights[:, 10], heights[:, 20] = 0.3, 0.4
     np.testing.assert_array_equal(flood(heights, markers, mask), at_once(heights, markers, mask))
-    assert calls == [heights.shape]
+    assert calls == ["pieces 1"]
 
 
 @pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), np.int64(3)])
-def test_a_tie_on_a_plateau_is_flooded_at_once(value: Any, calls: list[tuple[int, ...]]) -> None:
+def test_a_tie_on_a_plateau_is_flooded_at_once(value: Any, calls: list[str]) -> None:
     heights, markers, mask = two_pieces()
     heights = np.full(heights.shape, value)
     np.testing.assert_array_equal(flood(heights, markers, mask), at_once(heights, markers, mask))
-    assert calls == [(20, 20), heights.shape]
+    assert calls == ["pieces 2", "all"]
 
 
-def test_many_ties_are_flooded_at_once(calls: list[tuple[int, ...]]) -> None:
+def test_many_ties_are_flooded_at_once(calls: list[str]) -> None:
     heights = np.ones((60, 60), np.int64)
     markers = np.zeros(heights.shape, np.int32)
     markers[::2, ::2] = np.arange(1, 901).reshape(30, 30)
     np.testing.assert_array_equal(flood(heights, markers, heights > 0), at_once(heights, markers, heights > 0))
-    assert calls == [heights.shape]
+    assert calls == ["all"]
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (1, 1), (4, 5), (2, 3, 4)])

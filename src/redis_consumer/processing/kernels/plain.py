@@ -1,0 +1,273 @@
+"""The kernels in numpy: what they do, and what is used where they are not compiled.
+
+Arrays of one image, no longer a stack.  `compiled` has the same functions, with the same results to the last bit.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import scipy  # both load their parts at their first use
+import skimage as ski
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+    Floats = npt.NDArray[np.floating]
+    Ids = npt.NDArray[np.integer]
+    Indices = npt.NDArray[np.intp]
+    LabelImage = npt.NDArray[np.int32]
+    Mask = npt.NDArray[np.bool_]
+    Pair = tuple[Array, Array]
+
+BINS = 256
+_STRIP = 2**15
+"""Pixels worked on at a time: the temporary arrays stay in the processor's cache."""
+_SPARE = 16
+
+
+class Grey(NamedTuple):
+    """How a grey value becomes one of 256 bins: (value - low) / span, in 65,536 steps, times `scale`, plus `offset`."""
+
+    low: np.float32
+    span: np.float32
+    scale: np.float32
+    offset: np.float32
+
+
+# Contrast-limited adaptive histogram equalization
+
+
+def count(
+    values: Array,
+    grey: Grey,
+    row_places: Indices,
+    row_regions: Indices,
+    column_places: Indices,
+    column_regions: Indices,
+    counts: npt.NDArray[np.int32],
+) -> None:
+    """Count grey values (Y, X) in `counts` (regions down, regions across, bins).
+
+    For each pixel that counts, its row and column, and the region of either: as arrays along the axes.
+    """
+    first, many = int(column_regions.min()), int(np.ptp(column_regions)) + 1
+    offset = (column_regions - first) * BINS
+    for start, stop in _runs(row_regions, width=column_regions.size):
+        bins = _bins(values[_span(row_places[start:stop])], grey)[:, _span(column_places)] + offset
+        found = np.bincount(bins.ravel(), minlength=many * BINS).reshape(many, BINS)
+        counts[row_regions[start], first : first + many] += found.astype(np.int32)
+
+
+def blend(
+    values: Array,
+    grey: Grey,
+    rows: tuple[Indices, Indices],
+    columns: tuple[Indices, Indices],
+    row_weights: Pair,
+    column_weights: Pair,
+    tables: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """Return the level of each grey value (Y, X), cut down to a whole number, float32.
+
+    `tables` (regions down, regions across, bins) has the levels.  For each row, and each column, two regions to
+    interpolate between, and what each counts; in the precision of the weights, the sum in float32.
+    """
+    result = np.empty(values.shape, np.float32)
+    kind = row_weights[0].dtype
+    first, last = int(columns[0].min()), int(columns[1].max())
+    offsets = [(column - first) * BINS for column in columns]
+    for start, stop in _runs(*rows, width=values.shape[1]):
+        bins = _bins(values[start:stop], grey)
+        places = [bins + offset for offset in offsets]
+        strip, part = result[start:stop], np.empty(bins.shape, kind)
+        strip[...] = 0
+        for region, weight in zip((rows[0][start], rows[1][start]), row_weights, strict=True):
+            table = tables[region, first : last + 1].ravel().astype(kind)
+            for place, other in zip(places, column_weights, strict=True):
+                np.take(table, place, out=part, mode="clip")  # nothing is to be clipped: it spares a check
+                # Rounded step by step as in the definition, which cuts the sum down to a whole number.
+                part *= weight[start:stop, None] * other
+                strip += part.astype(np.float32, copy=False)
+        np.trunc(strip, out=strip)
+    return result
+
+
+def _bins(values: Array, grey: Grey) -> Indices:
+    """Return the bin of each value."""
+    scaled = np.subtract(values, grey.low, dtype=np.float32)
+    scaled /= grey.span
+    scaled *= 2**16 - 1
+    return (np.rint(scaled, out=scaled) * grey.scale + grey.offset).astype(np.intp)
+
+
+def _span(places: Indices) -> slice | Indices:
+    """Return places that follow each other as a slice, which copies nothing."""
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if (np.diff(places) == 1).all() else places
+
+
+def _runs(*regions: Indices, width: int) -> Iterator[tuple[int, int]]:
+    """Give the first and the end of rows that lie in the same regions, few at a time; `width` is their length."""
+    changes = np.flatnonzero(np.any([np.diff(region) for region in regions], axis=0)) + 1
+    bounds = [0, *changes.tolist(), regions[0].size]
+    most = max(_STRIP // max(width, 1), 1)
+    for start, stop in pairwise(bounds):
+        for first in range(start, stop, most):
+            yield first, min(first + most, stop)
+
+
+# Maxima
+#
+# `allowance` times a value's size is what rounding may have cost it.  All comparisons are of differences with `h`,
+# never of values with differences: so the rounding is that of the definition, which decides by
+# `value - reconstruction >= h`.
+
+
+def candidates(values: Floats, h: float, allowance: float, half: int) -> tuple[Mask, Indices]:
+    """Return which pixels (Y, X) stand `h` above all others, and the flat places of those that may be maxima.
+
+    The latter stand `h` above the lowest pixel, and nothing within `half` rows and columns is higher; pixels nearer to
+    the border are none.
+    """
+    height = values.dtype.type(h)
+    lowest, highest = (
+        values.min(),
+        max(lowered(values[rows], height, allowance).max() for rows in _strips(values.shape)),
+    )
+    found = np.zeros(values.shape, bool)
+    marked = np.zeros(values.shape, bool)
+    for rows in _strips(values.shape):
+        strip = values[rows]
+        # From the others all of the map is within reach: one comparison is enough.
+        found[rows] = ~(strip - lowest >= height) & (strip - highest >= height)
+    for rows in _strips(values.shape, start=half, stop=values.shape[0] - half):
+        around = _running_max(lowered(values[rows.start - half : rows.stop + half], height, allowance), half)
+        inner = values[rows, half : values.shape[1] - half]
+        marked[rows, half : values.shape[1] - half] = (inner - lowest >= height) & (inner - around >= height)
+    return found, np.flatnonzero(marked)
+
+
+def lowered(values: Floats, h: Any, allowance: float) -> Floats:
+    """Return `values` less `h` and what rounding may have cost."""
+    less: Floats = values - h
+    rounding = np.abs(values)
+    rounding *= values.dtype.type(allowance)
+    less -= rounding
+    return less
+
+
+def _strips(shape: tuple[int, ...], *, start: int = 0, stop: int | None = None) -> Iterator[slice]:
+    """Give the rows of a map from `start` to `stop` few at a time: the arrays made of them stay in the cache."""
+    stop = shape[0] if stop is None else stop
+    rows = max(_STRIP // shape[1], 1)
+    return (slice(first, min(first + rows, stop)) for first in range(start, stop, rows))
+
+
+def _running_max(values: Floats, half: int) -> Floats:
+    """Return the highest value within `half` rows and columns, of each pixel that is as far from the border."""
+    for transposed in (True, False):  # along the rows comes last: it is the faster one, and has less to do then
+        lines = values if transposed else values.T
+        reach = 1
+        while reach < 2 * half + 1:
+            step = min(reach, 2 * half + 1 - reach)
+            lines = np.maximum(lines[:-step], lines[step:])
+            reach += step
+        values = lines if transposed else lines.T
+    return values
+
+
+def without_higher(values: Floats, h: float, allowance: float, places: Indices, steps: Indices) -> Indices:
+    """Return those of `places` in a flat map from which no one of `steps` leads to something higher."""
+    height = values.dtype.type(h)
+    for step in steps:
+        places = places[values[places] - lowered(values[places + step], height, allowance) >= height]
+    return places
+
+
+def apart(
+    values: Floats,
+    h: float,
+    allowance: float,
+    radius: int,
+    steps: Indices,
+    distances: npt.NDArray[np.float64],
+    ends: Indices,
+    starts: Indices,
+) -> tuple[Mask, int]:
+    """Return which of `starts` in a flat map are seen to stand alone by a look around, and how many pixels that took.
+
+    `steps` are rings of growing radius, 1, 2, ..., which end at `ends`, and `distances` their lengths.
+    The top of a peak is what is less than `h` below it.  Where the top ends, and nothing else as high follows within
+    another `radius`, the peak stands alone; where something higher is met first, it is not seen to.
+    """
+    height = values.dtype.type(h)
+    alone = np.zeros(starts.size, bool)
+    end = np.zeros(starts.size)  # how far the top reaches
+    open_ = np.arange(starts.size)
+    looked, first = 0, 0
+    for outer, last in enumerate(ends.tolist(), start=1):
+        peak = values[starts[open_], None]
+        around = values[starts[open_, None] + steps[first:last]]
+        looked += around.size
+        top = peak - around < height
+        end[open_] = np.maximum(end[open_], np.where(top, distances[first:last], 0).max(axis=1, initial=0))
+        higher = (peak - lowered(around, height, allowance) < height).any(axis=1)
+        done = ~higher & (end[open_] + radius <= outer)
+        alone[open_[done]] = True
+        open_ = open_[~done & ~higher]
+        first = last
+    return alone, looked
+
+
+# Filters
+
+
+def correlate(values: Floats, weights: npt.NDArray[np.float64]) -> Floats:
+    """Return `values` (Y, X) weighted along the columns, then along the rows; their dtype, computed in float64.
+
+    `weights` are an odd number, symmetric; beyond the border the image is mirrored, its outermost pixels twice.
+    """
+    # Rows a little longer than the image: those of 512 or 2048 pixels would share the same few lines of the
+    # processor's cache, and filtering along the columns took three to five times as long.
+    spaced = np.empty((values.shape[0], values.shape[1] + _SPARE), values.dtype)[:, : values.shape[1]]
+    for axis, given in ((0, values), (1, spaced)):
+        scipy.ndimage.correlate1d(given, weights, axis, output=spaced)
+    return spaced
+
+
+# Labels
+
+
+def sizes(labels: Ids) -> npt.NDArray[np.int64]:
+    """Return how many pixels each label has, from 0 to the highest one, of a flat image."""
+    return np.bincount(labels, minlength=1).astype(np.int64, copy=False)
+
+
+def look_up(table: LabelImage, labels: Ids, out: LabelImage) -> None:
+    """Write `table[labels]` into `out`, all flat.  IndexError for a label that the table does not have."""
+    # numpy makes indices of eight bytes: of all labels they would be twice the label image.
+    for start in range(0, labels.size, _STRIP):
+        strip = slice(start, start + _STRIP)
+        out[strip] = table.take(labels[strip])
+
+
+# Watershed
+
+
+def flood(heights: Array, pieces: Ids, seeds: Indices, basins: LabelImage) -> None:
+    """Flood pieces of an image downhill from their seeds, over pixels whose basin is 0, from edge to edge.
+
+    `seeds` are flat places, those of a piece one after the other in ascending order; `basins` has their ids.
+    """
+    boxes = scipy.ndimage.find_objects(pieces)
+    for piece in np.unique(pieces.flat[seeds]).tolist():
+        box = boxes[piece - 1]
+        inside = pieces[box] == piece
+        flooded = ski.segmentation.watershed(np.negative(heights[box]), np.where(inside, basins[box], 0), mask=inside)
+        np.copyto(basins[box], flooded, where=inside)

@@ -1,0 +1,185 @@
+"""The compiled kernels do what those in numpy do, to the last bit."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import scipy
+from hypothesis import given, settings, strategies as st
+
+from redis_consumer.processing import kernels
+from redis_consumer.processing.clahe import Histograms
+from redis_consumer.processing.kernels import plain
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+compiled = pytest.importorskip(
+    "redis_consumer.processing.kernels.compiled", reason="not compiled: there was no C compiler at the installation"
+)
+both = pytest.mark.parametrize("made", [plain, compiled], ids=["plain", "compiled"])
+drawn = settings(max_examples=200, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def test_they_are_used_where_they_are() -> None:
+    assert kernels.COMPILED
+    assert kernels.count is compiled.count
+
+
+@pytest.mark.skipif(
+    shutil.which("cc") is None or not Path(sysconfig.get_path("include"), "Python.h").exists(),
+    reason="there is no C compiler, or no headers of Python",
+)
+def test_an_old_one_is_not_left_behind() -> None:
+    source = Path(kernels.__file__).with_name("compiled.pyx")
+    if source.exists():
+        assert Path(compiled.__file__).stat().st_mtime > source.stat().st_mtime, "run `make dev`"
+
+
+def random_map(rng: np.random.Generator) -> Array:
+    """Return heights (Y, X), float32 or float64: smooth or rough, with plateaus or not, negative ones too."""
+    values = scipy.ndimage.gaussian_filter(rng.normal(size=rng.integers(1, 70, 2)), rng.choice([0, 1, 3]))
+    steps = rng.choice([0, 3, 30])
+    values = np.round(values * steps) / steps if steps else values
+    kinds = [np.float32, np.float32, np.float64]
+    made: Array = (values * rng.choice([1, 1e-4, 1e4])).astype(kinds[rng.integers(3)])
+    return made
+
+
+@both
+def test_every_grey_value_of_16_bits_has_the_bin_of_the_definition(made: ModuleType) -> None:
+    depth = np.arange(2**16).reshape(1, -1)
+    expected = np.bincount((np.round(depth / 65535 * 16383).astype(int) // 65).ravel(), minlength=kernels.BINS)
+    histograms = Histograms(depth.shape, 0, 65535)
+    places, nowhere = np.arange(2**16), np.zeros(2**16, np.intp)
+    counts = np.zeros((1, 1, kernels.BINS), np.int32)
+    made.count(depth.astype(np.float32), histograms._grey, places[:1], nowhere[:1], places, nowhere, counts)
+    assert counts.ravel().tolist() == expected.tolist()
+
+
+@drawn
+@given(seeds)
+def test_grey_values_are_counted_and_blended_alike(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    plane = rng.gamma(2, 40, rng.integers(2, 90, 2))
+    plane.flat[:2] = 0, 200
+    plane = plane.clip(0, 200).astype(rng.choice(["uint8", "uint16", "float32"]))
+    given = plane if rng.random() < 0.5 else np.repeat(plane, 2, axis=1)[:, ::2]  # not side by side
+    histograms = Histograms(plane.shape, plane.min(), plane.max(), [None, 7, 8, 50][rng.integers(4)])
+    rows, columns = (slice(start, None) for start in rng.integers(0, np.array(plane.shape)))
+    rows, columns = slice(rows.start, plane.shape[0]), slice(columns.start, plane.shape[1])
+    for made in (plain, compiled):
+        counted = histograms._rows.counted(rows), histograms._columns.counted(columns)
+        counts = histograms._counts.copy()
+        made.count(given[rows, columns], histograms._grey, *counted[0], *counted[1], counts)
+        if made is plain:
+            expected = counts
+    np.testing.assert_array_equal(counts, expected)
+    histograms.add(slice(0, plane.shape[0]), slice(0, plane.shape[1]), plane)
+    equalizer = histograms.equalizer()
+    down, across = equalizer._rows.between(rows), equalizer._columns.between(columns)
+    for kind in (np.float32, np.float64):
+        weights = down.weights(kind), across.weights(kind)
+        arguments = given[rows, columns], equalizer._grey, down.regions, across.regions, *weights, equalizer._tables
+        np.testing.assert_array_equal(compiled.blend(*arguments), plain.blend(*arguments))
+
+
+@drawn
+@given(seeds, st.sampled_from([1e-3, 0.1, 0.5]), st.integers(1, 12))
+def test_maxima_are_looked_for_alike(seed: int, h: float, radius: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.pad(random_map(rng), 2 * radius, mode="minimum")
+    scale = values.dtype.type(h * max(np.ptp(values), 1e-9))
+    half, allowance = radius // 2 + 1, float(2 * np.finfo(values.dtype).resolution)
+    (found, places), (others, same) = (made.candidates(values, scale, allowance, half) for made in (plain, compiled))
+    np.testing.assert_array_equal(found, others)
+    np.testing.assert_array_equal(places, same)
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    order = np.argsort(np.hypot(y, x).ravel(), kind="stable")[1:]
+    distances, steps = np.hypot(y, x).ravel()[order], (y * values.shape[1] + x).ravel()[order]
+    ends = np.searchsorted(distances, np.arange(1, radius + 1), "right")
+    inner = np.zeros(values.shape, bool)
+    inner[radius:-radius, radius:-radius] = True
+    starts = np.flatnonzero(inner)[:: rng.integers(1, 9)].copy()
+    for arguments in ((starts, steps), (places[inner.flat[places]], steps)):
+        kept, same = (made.without_higher(values.ravel(), scale, allowance, *arguments) for made in (plain, compiled))
+        np.testing.assert_array_equal(kept, same)
+    look = values.ravel(), scale, allowance, max(radius // 3, 1), steps, distances, ends, starts
+    (alone, looked), (others, same) = plain.apart(*look), compiled.apart(*look)
+    np.testing.assert_array_equal(alone, others)
+    assert looked == same
+
+
+@drawn
+@given(seeds, st.floats(0.2, 4))
+def test_a_gaussian_is_scipys(seed: int, sigma: float) -> None:
+    values = random_map(np.random.default_rng(seed))
+    weights = np.exp(-0.5 / sigma**2 * np.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1) ** 2)
+    expected = scipy.ndimage.gaussian_filter(values, sigma)
+    for made in (plain, compiled):
+        np.testing.assert_array_equal(made.correlate(values, weights / weights.sum()), expected)
+
+
+@drawn
+@given(seeds)
+def test_labels_are_counted_and_looked_up_alike(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, rng.integers(1, 300), rng.integers(0, 5000)).astype(rng.choice(["int32", "int64"]))
+    table = rng.integers(0, 99, labels.max(initial=0) + 1, np.int32)
+    np.testing.assert_array_equal(compiled.sizes(labels), plain.sizes(labels))
+    out = np.empty(labels.size, np.int32)
+    compiled.look_up(table, labels, out)
+    np.testing.assert_array_equal(out, table[labels])
+
+
+@both
+def test_what_is_not_in_the_table_is_refused(made: ModuleType) -> None:
+    table, out = np.arange(3, dtype=np.int32), np.zeros(2, np.int32)
+    with pytest.raises(IndexError):
+        made.look_up(table, np.array([1, 3], np.int32), out)
+    with pytest.raises(ValueError, match="negative"):
+        made.sizes(np.array([1, -1], np.int32))
+
+
+@drawn
+@given(seeds)
+def test_pieces_are_flooded_alike(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    heights = random_map(rng)
+    heights = heights if rng.random() < 0.8 else (10 * heights).astype(np.int64)
+    pieces, _ = scipy.ndimage.label(heights > np.quantile(heights, 0.3))
+    places = np.flatnonzero((rng.random(heights.shape) < 0.05) & (pieces > 0))
+    # No two seeds of one height: which of them comes first is not defined.
+    _, first = np.unique(heights.flat[places], return_index=True)
+    places = np.sort(places[first])
+    places = places[np.argsort(pieces.flat[places], kind="stable")]
+    results: list[Array] = []
+    for made in (plain, compiled):
+        basins = np.zeros(heights.shape, np.int32)
+        basins.flat[places] = np.arange(1, places.size + 1)
+        made.flood(heights, pieces, places, basins)
+        results.append(basins)
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_what_would_leave_the_arrays_is_refused() -> None:
+    values, places = np.zeros(10, np.float32), np.array([5])
+    with pytest.raises(IndexError, match="out of the map"):
+        compiled.without_higher(values, 0.1, 0.0, places, np.array([5]))
+    with pytest.raises(IndexError, match="out of the map"):
+        compiled.apart(values, 0.1, 0.0, 1, np.array([-6]), np.ones(1), np.ones(1, np.intp), places)
+    heights, pieces = np.zeros((2, 2), np.float32), np.ones((2, 2), np.int32)
+    with pytest.raises(IndexError, match="outside the image"):
+        compiled.flood(heights, pieces, np.array([4]), pieces.copy())
+    with pytest.raises(ValueError, match="different shapes"):
+        compiled.flood(heights, np.ones((2, 3), np.int32), np.array([0]), pieces.copy())
