@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
     from redis_consumer.bootstrap import at_source, build_worker  # a wrong setting is told without its libraries
     from redis_consumer.limits import tune_malloc
+    from redis_consumer.processing import kernels
     from redis_consumer.scratch import own_folder
 
     export(*given_variables(arguments))
@@ -59,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     stop_on_signals(worker)
     queue = at_source(settings).queue
     log.info("Takes %s jobs from the queue %r as %r", settings.consumer_type, queue, settings.hostname)
+    if not kernels.COMPILED:
+        log.warning("The array functions are not compiled, and slower: install the package where there is a C compiler")
     with own_folder():
         worker.run()
     log.info("Stopped")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from redis_consumer.processing import kernels
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _SMALLEST_BLENDED = 32
 _LEAST_BLENDED_RATIO = 0.5
+_BLENDED = {np.dtype(np.float32), np.dtype(np.float64)}  # as they come; whatever else a model gives becomes the latter
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +180,19 @@ class Mosaic:
 
     def _place(self, piece: npt.NDArray[Any], row: int, column: int) -> None:
         rows, columns, blended = self._grid.rows, self._grid.columns, self._grid.blended
+        channels = piece.shape[-1]
         if not row and not column:
-            shape = (rows.tile, columns.padded, piece.shape[-1])
+            shape = (rows.tile, columns.padded, channels)
             self._canvas = np.zeros(shape, np.float64 if blended else piece.dtype)
-        place = self._canvas[:, column * columns.stride :][:, : columns.tile]
-        if blended:
-            place += piece * self._row_weights[row][:, None, None] * self._column_weights[column][:, None]
-        else:
-            place[...] = piece
+        start = column * columns.stride
+        if not blended:
+            self._canvas[:, start : start + columns.tile] = piece
+            return
+        place = self._canvas.reshape(rows.tile, -1)[:, start * channels : (start + columns.tile) * channels]
+        # A tensor may lie anywhere in the bytes of a reply.
+        values = np.require(piece, piece.dtype if piece.dtype in _BLENDED else np.float64, "A")
+        weights = self._row_weights[row], np.repeat(self._column_weights[column], channels)
+        kernels.fade_in(place, values.reshape(rows.tile, -1), *weights)
 
     def _finished(self, row: int, dtype: np.dtype[Any]) -> tuple[slice, AnyArray]:
         """Return the rows of the image that end with this row of tiles, and their values; make room for the next."""

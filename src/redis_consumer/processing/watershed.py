@@ -138,7 +138,8 @@ def _map(output: AnyArray) -> Floats:
     """Return the first channel as float32, or as float64 where it is that."""
     if not np.issubdtype(output.dtype, np.floating):
         raise ValueError(f"deep_watershed: an output has dtype {output.dtype}: expected is a model's map of floats")
-    values = output[..., 0].astype(np.result_type(output.dtype, np.float32), copy=False)
+    # Native, and at their places in memory: a tensor may lie anywhere in the bytes of a reply.
+    values = np.require(output[..., 0], np.result_type(output.dtype, np.float32), "A")
     require_finite(values, "deep_watershed: an output of the model")
     return values
 

@@ -132,6 +132,20 @@ def test_a_gaussian_is_scipys(seed: int, sigma: float) -> None:
 
 @drawn
 @given(seeds)
+def test_tiles_fade_in_alike(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tile = random_map(rng)
+    rows, columns = (rng.random(size) for size in tile.shape)
+    canvases = [np.arange(tile.shape[0] * (tile.shape[1] + 3), dtype=float).reshape(tile.shape[0], -1) for _ in "12"]
+    for made, canvas in zip((plain, compiled), canvases, strict=True):
+        made.fade_in(canvas[:, 2:-1], tile, rows, columns)
+    np.testing.assert_array_equal(canvases[0], canvases[1])
+    with pytest.raises(ValueError, match="a weight for each column"):
+        compiled.fade_in(canvases[0], tile, rows, columns)
+
+
+@drawn
+@given(seeds)
 def test_labels_are_counted_and_looked_up_alike(seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, rng.integers(1, 300), rng.integers(0, 5000)).astype(rng.choice(["int32", "int64"]))

@@ -22,6 +22,7 @@ __all__ = [
     "candidates",
     "correlate",
     "count",
+    "fade_in",
     "flood",
     "look_up",
     "sizes",
@@ -35,6 +36,7 @@ blend = chosen.blend
 candidates = chosen.candidates
 correlate = chosen.correlate
 count = chosen.count
+fade_in = chosen.fade_in
 flood = chosen.flood
 look_up = chosen.look_up
 sizes = chosen.sizes

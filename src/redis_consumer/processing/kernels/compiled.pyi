@@ -4,6 +4,7 @@ from redis_consumer.processing.kernels.plain import (
     candidates as candidates,
     correlate as correlate,
     count as count,
+    fade_in as fade_in,
     flood as flood,
     look_up as look_up,
     sizes as sizes,

@@ -410,6 +410,27 @@ cdef inline Index mirrored(Index place, Index size) noexcept nogil:
     return place if place < size else 2 * size - 1 - place
 
 
+# Tiles
+
+def fade_in(
+    double[:, :] canvas,
+    const Real[:, :] tile,
+    const double[::1] row_weights,
+    const double[::1] column_weights,
+):
+    cdef Index y, x
+    cdef double weight
+    if not (tile.shape[0] == canvas.shape[0] == row_weights.shape[0]):
+        raise ValueError("a weight for each row")
+    if not (tile.shape[1] == canvas.shape[1] == column_weights.shape[0]):
+        raise ValueError("a weight for each column")
+    with nogil:
+        for y in range(tile.shape[0]):
+            weight = row_weights[y]
+            for x in range(tile.shape[1]):
+                canvas[y, x] += <double>tile[y, x] * weight * column_weights[x]
+
+
 # Labels
 
 def sizes(const Id[::1] labels):

@@ -241,6 +241,19 @@ def correlate(values: Floats, weights: npt.NDArray[np.float64]) -> Floats:
     return spaced
 
 
+# Tiles
+
+
+def fade_in(
+    canvas: npt.NDArray[np.float64],
+    tile: Floats,
+    row_weights: npt.NDArray[np.float64],
+    column_weights: npt.NDArray[np.float64],
+) -> None:
+    """Add a tile (Y, X) to a canvas of its size, weighted by row and by column."""
+    canvas += tile * row_weights[:, None] * column_weights
+
+
 # Labels
 
 
