@@ -1,9 +1,8 @@
-"""Who holds the interpreter lock: every step of a job in two threads at once.
+"""Who waits for the interpreter lock: every step of a job in one thread, and in two and four at once.
 
-How many processors two or four threads would keep busy, when each does a step again and again: 2 and 4 are perfect,
-1 means that the lock is held all the time.  A thread that neither ran nor waited for a processor waited for the lock;
-what other programs on the machine take, or how many processors it has, counts little.  Linux, for
-/proc/thread-self/schedstat.
+Two figures tell.  How many times as fast two and four threads are as one: 2 is perfect on two cores, and below 1 they
+only hinder each other.  And how often a thread had to wait in one call: for the lock, since none of these steps waits
+for anything else.  Linux, for /proc/thread-self/status.  On a machine that others use, the first figure is too low.
 
 ``python benchmarks/locks.py`` needs five minutes.
 """
@@ -15,6 +14,7 @@ import tempfile
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,8 @@ from redis_consumer.archives import zip_files
 from redis_consumer.arrays import Labels
 from redis_consumer.images import read_image
 from redis_consumer.limits import tune_malloc
+from redis_consumer.processing import kernels
+from redis_consumer.processing.kernels import plain
 from redis_consumer.processing.labels import compact
 from redis_consumer.processing.maxima import h_maxima
 from redis_consumer.results import save_labels
@@ -40,13 +42,16 @@ from redis_consumer.wire import messages, serving_pb2 as pb
 from redis_consumer.wire.tensors import decode_tensor, encode_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Step = Callable[[], object]
 
 SIZES = (512, 2048)
 ROUNDS, SECONDS = 5, 0.4
 JOB = "a whole job, but for the waiting"
+ARRAYS = (JOB, "histogram_normalization", "deep_watershed", "its h_maxima", "untile")
+"""Steps that use the kernels."""
+COMPILED = tuple(name for name in kernels.__all__ if hasattr(plain, name) and name.islower())
 
 
 def steps(size: int, folder: Path) -> dict[str, Step]:
@@ -89,7 +94,6 @@ def steps(size: int, folder: Path) -> dict[str, Step]:
         "untile": partial(processing.untile, tiles, grid),
         "deep_watershed": partial(processing.deep_watershed, [distance, foreground]),
         "its h_maxima": partial(h_maxima, distance[0, ..., 0], 0.1, 10),
-        "its gaussian_filter (scipy)": partial(scipy.ndimage.gaussian_filter, inside, 1),
         "its label (scipy)": partial(scipy.ndimage.label, inside > 0.01),
         "watershed (scikit-image)": partial(ski.segmentation.watershed, -inside, markers, mask=inside > 0.01),
         "its compact": partial(compact, plane),
@@ -116,51 +120,62 @@ def decode(reply: bytes) -> list[object]:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What threads did with their time, seconds."""
+    """What threads did that did a step at once."""
 
-    ran: float
-    waited: float
-    """For a processor."""
-    passed: float
-    calls: int
-
-    @property
-    def busy(self) -> float:
-        """Share of the time in which a thread had a processor, of that in which it could have one."""
-        return self.ran / max(self.passed - self.waited, self.ran)
+    calls_per_s: float
+    waits: float
+    """Of a thread in one call."""
+    cpu_ms: float
+    """Of a call."""
 
 
-def moment() -> tuple[float, float, float]:
-    """Return how long this thread ran and waited for a processor, and the time."""
-    ran, waited, _ = map(int, Path("/proc/thread-self/schedstat").read_text("ascii").split())
-    return ran / 1e9, waited / 1e9, time.monotonic()
+def moment() -> tuple[float, float]:
+    """Return how often this thread has waited so far, and how long it ran."""
+    status = Path("/proc/thread-self/status").read_text("ascii")
+    return float(status.split("\nvoluntary_ctxt_switches:")[1].split()[0]), time.thread_time()
 
 
-def repeated(step: Step) -> Spent:
-    """Do a step again and again in this thread."""
-    before, calls = moment(), 0
-    while calls == 0 or time.monotonic() < before[2] + SECONDS:
+def repeated(step: Step) -> tuple[int, float, float, float]:
+    """Do a step again and again in this thread; return how often, its waits, its CPU seconds, and all seconds."""
+    began, before, calls = time.monotonic(), moment(), 0
+    while calls == 0 or time.monotonic() < began + SECONDS:
         step()
         calls += 1
-    ran, waited, passed = (after - begin for after, begin in zip(moment(), before, strict=True))
-    return Spent(ran, waited, passed, calls)
+    waits, ran = (after - start for after, start in zip(moment(), before, strict=True))
+    return calls, waits, ran, time.monotonic() - began
 
 
-def at_once(step: Step, threads: int) -> list[Spent]:
+def at_once(step: Step, threads: int) -> Spent:
     """Do a step again and again in so many threads."""
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(repeated, [step] * threads))
+        told = list(pool.map(repeated, [step] * threads))
+    calls, waits, ran = (sum(column) for column in list(zip(*told, strict=True))[:3])
+    return Spent(sum(one[0] / one[3] for one in told), waits / calls, 1000 * ran / calls)
 
 
 def measured(step: Step) -> tuple[float, ...]:
-    """Return what a step costs alone, ms of a processor, and how many processors two and four threads want."""
+    """Return what a step costs alone, ms of a processor, how much faster two and four threads are, and their waits."""
     step()
     turns = []
     for _ in range(ROUNDS):
-        (alone,) = at_once(step, 1)
-        wanted = [sum(spent.busy for spent in at_once(step, threads)) for threads in (2, 4)]
-        turns.append((1000 * alone.ran / alone.calls, *wanted))
+        alone, two, four = (at_once(step, threads) for threads in (1, 2, 4))
+        turns.append(
+            (alone.cpu_ms, two.calls_per_s / alone.calls_per_s, four.calls_per_s / alone.calls_per_s, four.waits)
+        )
     return tuple(statistics.median(figures) for figures in zip(*turns, strict=True))
+
+
+@contextmanager
+def in_numpy() -> Iterator[None]:
+    """Have the kernels of `plain` used."""
+    chosen = {name: getattr(kernels, name) for name in COMPILED}
+    for name in COMPILED:
+        setattr(kernels, name, getattr(plain, name))
+    try:
+        yield
+    finally:
+        for name, kernel in chosen.items():
+            setattr(kernels, name, kernel)
 
 
 def main() -> None:
@@ -169,9 +184,13 @@ def main() -> None:
     rows: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="redis-consumer-bench-") as folder:
         for size in SIZES:
-            for name, step in steps(size, Path(folder)).items():
+            made = steps(size, Path(folder))
+            for name, step in made.items():
                 rows.setdefault(name, []).extend(measured(step))
-    head = ("step", *(text for size in SIZES for text in (f"{size}: ms", "2 threads", "4 threads")))
+            with in_numpy():
+                for name in ARRAYS:
+                    rows.setdefault(f"{name}, in numpy", []).extend(measured(made[name]))
+    head = ("step", *(text for size in SIZES for text in (f"{size}: ms", "2 threads", "4 threads", "waits of 4")))
     show(f"The interpreter lock (medians of {ROUNDS})", head, [(name, *figures) for name, figures in rows.items()])
 
 
