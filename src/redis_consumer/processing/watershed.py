@@ -152,7 +152,7 @@ def _smooth(values: Floats, sigma: float) -> Floats:
         smooth: Floats = scipy.ndimage.gaussian_filter(values, sigma)
         return smooth
     radius = int(_TRUNCATE * sigma + 0.5)
-    weights = np.exp(-0.5 / sigma**2 * np.arange(-radius, radius + 1) ** 2)
+    weights = np.exp(-0.5 / (sigma * sigma) * np.arange(-radius, radius + 1) ** 2)
     return kernels.correlate(values, weights / weights.sum())
 
 

@@ -124,7 +124,7 @@ def test_maxima_are_looked_for_alike(seed: int, h: float, radius: int) -> None:
 @given(seeds, st.floats(0.2, 4))
 def test_a_gaussian_is_scipys(seed: int, sigma: float) -> None:
     values = random_map(np.random.default_rng(seed))
-    weights = np.exp(-0.5 / sigma**2 * np.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1) ** 2)
+    weights = np.exp(-0.5 / (sigma * sigma) * np.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1) ** 2)
     expected = scipy.ndimage.gaussian_filter(values, sigma)
     for made in (plain, compiled):
         np.testing.assert_array_equal(made.correlate(values, weights / weights.sum()), expected)
