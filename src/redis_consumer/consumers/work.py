@@ -96,8 +96,11 @@ class Work:
         return fields
 
     def progress(self, done: float) -> None:
-        """Report how much is done, from 0 to 1; at most once a second."""
-        self._update_now_and_then({"progress": int(100 * done)})
+        """Report how much is done, from 0 to 1: at most once a second, the end of it with the next stage."""
+        if done < 1:
+            self._update_now_and_then({"progress": int(100 * done)})
+        else:
+            self.note(progress=100)
 
     def demand_lease(self) -> None:
         """Raise LeaseLost where the job is no longer ours; asked at most once a second, in what takes minutes."""
