@@ -29,7 +29,20 @@ def call_with_retries(
     that hundreds of workers do not come back in step.  No new attempt starts later than `seconds` after the
     first, by more than one wait.
     """
+    # Nearly always the first call succeeds, and costs less without what counts the others.
+    try:
+        return function()
+    except on as error:
+        failed: Exception | None = error
+
+    def again() -> T:
+        nonlocal failed
+        if failed:
+            first, failed = failed, None
+            raise first
+        return function()
+
     caller = stamina.RetryingCaller(
         attempts=attempts, timeout=seconds, wait_max=longest_wait, wait_jitter=min(1.0, longest_wait)
     )
-    return caller(on, function)
+    return caller(on, again)
