@@ -69,6 +69,8 @@ class Axis:
     def sources(self, pad_mode: PadMode) -> Indices:
         """Return for each pixel that the tiles cover the one of the image that stands there, negative for zero."""
         own = np.arange(self.size)
+        if not any(self.padding):
+            return own
         if self.mode(pad_mode) == "constant":
             return np.pad(own, self.padding, constant_values=-1)
         return np.pad(own, self.padding, mode="reflect")
@@ -150,7 +152,8 @@ class Mosaic:
 
     def __init__(self, grid: TileGrid) -> None:
         self._grid = grid
-        self._row_weights, self._column_weights = list(grid.rows.weights()), list(grid.columns.weights())
+        axes = (grid.rows, grid.columns) if grid.blended else ()
+        self._weights = [list(axis.weights()) for axis in axes]
         self._placed = 0
         self._canvas: npt.NDArray[Any] = np.empty(0)
 
@@ -182,7 +185,8 @@ class Mosaic:
             self._canvas = np.zeros(shape, np.float64 if blended else piece.dtype)
         place = self._canvas[:, column * columns.stride :][:, : columns.tile]
         if blended:
-            place += piece * self._row_weights[row][:, None, None] * self._column_weights[column][:, None]
+            of_rows, of_columns = self._weights
+            place += piece * of_rows[row][:, None, None] * of_columns[column][:, None]
         else:
             place[...] = piece
 
