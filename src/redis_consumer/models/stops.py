@@ -72,10 +72,10 @@ class Lookout:
         """Call `cancel`, in another thread, within two looks after `stop` returns something; until the block ends."""
         call = object()
         with self._lock:
-            self._calls[call] = cancel, stop
             if not self._is_looking:
                 threading.Thread(target=self._look, name="lookout", daemon=True).start()
                 self._is_looking = True
+            self._calls[call] = cancel, stop
         try:
             yield
         finally:
