@@ -5,6 +5,7 @@ Knows nothing of what is tried.  Never retries for ever; waiting for a cold mode
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 import stamina
@@ -30,9 +31,13 @@ def call_with_retries(
     first, by more than one wait.
     """
     # Nearly always the first call succeeds, and costs less without what counts the others.
+    began = time.monotonic()
     try:
         return function()
     except on as error:
+        left = seconds - (time.monotonic() - began)
+        if left <= 0:
+            raise
         failed: Exception | None = error
 
     def again() -> T:
@@ -43,6 +48,6 @@ def call_with_retries(
         return function()
 
     caller = stamina.RetryingCaller(
-        attempts=attempts, timeout=seconds, wait_max=longest_wait, wait_jitter=min(1.0, longest_wait)
+        attempts=attempts, timeout=left, wait_max=longest_wait, wait_jitter=min(1.0, longest_wait)
     )
     return caller(on, again)
