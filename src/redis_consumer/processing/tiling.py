@@ -152,8 +152,8 @@ class Mosaic:
 
     def __init__(self, grid: TileGrid) -> None:
         self._grid = grid
-        axes = (grid.rows, grid.columns) if grid.blended else ()
-        self._weights = [list(axis.weights()) for axis in axes]
+        axes = grid.rows, grid.columns
+        self._row_weights, self._column_weights = (list(axis.weights()) if grid.blended else [] for axis in axes)
         self._placed = 0
         self._canvas: npt.NDArray[Any] = np.empty(0)
 
@@ -185,8 +185,7 @@ class Mosaic:
             self._canvas = np.zeros(shape, np.float64 if blended else piece.dtype)
         place = self._canvas[:, column * columns.stride :][:, : columns.tile]
         if blended:
-            of_rows, of_columns = self._weights
-            place += piece * of_rows[row][:, None, None] * of_columns[column][:, None]
+            place += piece * self._row_weights[row][:, None, None] * self._column_weights[column][:, None]
         else:
             place[...] = piece
 
