@@ -23,7 +23,7 @@ from redis_consumer.errors import JobRejected, RetryJob, kind_of
 from redis_consumer.zips import METHODS, TooManyMembers, open_zip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from redis_consumer.settings import Settings
 
@@ -52,6 +52,20 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """A file that is on no disk: its bytes are made piece by piece, as they are needed."""
+
+    size: int
+    """In bytes."""
+    pieces: Callable[[], Iterable[bytes | memoryview]]
+
+    def write(self, file: IO[bytes]) -> None:
+        """Write all of it."""
+        for piece in self.pieces():
+            file.write(piece)
+
+
+@dataclass(frozen=True, slots=True)
 class ArchiveLimits:
     """The largest archive that is unpacked."""
 
@@ -73,14 +87,14 @@ def archive_limits(settings: Settings) -> ArchiveLimits:
     return ArchiveLimits(settings.max_archive_members, settings.max_archive_bytes, settings.max_archive_ratio)
 
 
-def zip_files(entries: Iterable[tuple[str | Path, str]], destination: str | Path) -> str:
+def zip_files(entries: Iterable[tuple[str | Path | Made, str]], destination: str | Path) -> str:
     """Write `entries`, pairs of file and name in the archive, in their order; return the path of the archive.
 
     As `new_archive` and `NewArchive.add` do it.
     """
     with new_archive(destination) as archive:
-        for path, name in entries:
-            archive.add(path, name)
+        for file, name in entries:
+            archive.add(file, name)
     return str(destination)
 
 
@@ -92,7 +106,7 @@ class NewArchive:
         self.names = set[str]()
         """What is in it."""
 
-    def add(self, path: str | Path, name: str) -> None:
+    def add(self, file: str | Path | Made, name: str) -> None:
         """Add a file, which may be removed afterwards; what is compressed already is stored.
 
         Names are relative, with ``/``; ValueError for one that is not, or that is there already.
@@ -100,7 +114,7 @@ class NewArchive:
         if name in self.names:
             raise ValueError(f"two entries of the archive have one name: {name!r}")
         self.names.add(name)
-        _add(self._archive, Entry(str(path), _checked(name)))
+        _add(self._archive, file, _checked(name))
 
 
 @contextmanager
@@ -181,7 +195,7 @@ def name_fault(name: str) -> str:
         return "it is not relative"
     if {"", ".", ".."} & set(parts):
         return "it has a segment '', '.' or '..'"
-    if "\\" in name or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+    if "\\" in name or (not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name)):
         return "it has a control character or a backslash"
     if len(name.encode()) > NAME_BYTES or max(len(part.encode()) for part in parts) > SEGMENT_BYTES:
         return "it is too long"
@@ -219,16 +233,20 @@ def _checked(name: str) -> str:
     return name
 
 
-def _add(archive: zipfile.ZipFile, entry: Entry) -> None:
-    info = zipfile.ZipInfo(entry.name, EPOCH)
-    is_packed = Path(entry.name).suffix.lower() in COMPRESSED
+def _add(archive: zipfile.ZipFile, file: str | Path | Made, name: str) -> None:
+    info = zipfile.ZipInfo(name, EPOCH)
+    is_packed = Path(name).suffix.lower() in COMPRESSED
     info.compress_type = zipfile.ZIP_STORED if is_packed else zipfile.ZIP_DEFLATED
     info.external_attr = (stat.S_IFREG | 0o644) << 16
-    info.file_size = Path(entry.path).stat().st_size  # decides whether the entry needs zip64
-    with Path(entry.path).open("rb") as source, archive.open(info, "w") as target:
+    info.file_size = file.size if isinstance(file, Made) else Path(file).stat().st_size  # decides about zip64
+    with archive.open(info, "w") as target:
         if not is_packed:
             _use_fast_deflate(target)
-        shutil.copyfileobj(source, target, BLOCK_BYTES)
+        if isinstance(file, Made):
+            file.write(target)
+        else:
+            with Path(file).open("rb") as source:
+                shutil.copyfileobj(source, target, BLOCK_BYTES)
 
 
 def _use_fast_deflate(target: Any) -> None:

@@ -163,7 +163,7 @@ def test_a_full_disk_fails_no_job(bench: Bench) -> None:
     small = bench.folder / "small-disk"
     small.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(small)], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(small)], check=False, capture_output=True
     )
     if mounted.returncode:
         pytest.skip("this needs the right to mount a file system")

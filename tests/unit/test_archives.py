@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 from tests.corpus.archives import joined
 
-from redis_consumer.archives import ArchiveLimits, distinct, is_junk, iter_archive, zip_files
+from redis_consumer.archives import ArchiveLimits, Made, distinct, is_junk, iter_archive, zip_files
 from redis_consumer.errors import JobRejected, RetryJob
 
 ODD = Path(__file__).resolve().parents[2] / "../shared/data/odd"
@@ -31,6 +31,12 @@ def make_zip(path: Path, members: dict[str, bytes], **attributes: int) -> Path:
                 setattr(info, attribute, value)
             archive.writestr(info, content)
     return path
+
+
+def zip_contents(path: str) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def unpack(path: Path, folder: Path, **limits: int) -> list[str]:
@@ -53,6 +59,14 @@ class TestZipFiles:
         os.utime(tmp_path / "x", (10**9, 10**9))
         second = zip_files([(tmp_path / "x", "x.tif")], tmp_path / "2.zip")
         assert Path(first).read_bytes() == Path(second).read_bytes()
+
+    def test_what_is_made_is_zipped_as_if_it_were_a_file(self, tmp_path: Path) -> None:
+        content = bytes(range(256)) * 20_000
+        made = Made(len(content), lambda: [content[:10], memoryview(content)[10:]])
+        first = zip_files([(file(tmp_path / "x", content), "x.tif"), (tmp_path / "x", "x.png")], tmp_path / "1.zip")
+        second = zip_files([(made, "x.tif"), (made, "x.png")], tmp_path / "2.zip")
+        assert zip_contents(first) == zip_contents(second) == {"x.tif": content, "x.png": content}
+        assert Path(second).read_bytes()[:30][6] & 0x08 == 0  # no data descriptor
 
     def test_sizes_stand_in_front_so_that_streams_can_be_read(self, tmp_path: Path) -> None:
         path = zip_files([(file(tmp_path / "x", bytes(5000)), "x.tif")], tmp_path / "out.zip")

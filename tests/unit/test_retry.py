@@ -47,3 +47,15 @@ def test_the_time_limit_ends_it() -> None:
         call_with_retries(flaky, on=OSError, seconds=0.1, attempts=10**6, longest_wait=0.02)
     assert 1 < flaky.calls < 10**5
     assert time.monotonic() - begun < 60
+
+
+def test_a_first_call_that_takes_all_the_time_is_the_only_one() -> None:
+    flaky = Flaky(1, OSError())
+
+    def slow() -> int:
+        time.sleep(0.02)
+        return flaky()
+
+    with pytest.raises(OSError):  # noqa: PT011 - the bare error of the fake
+        call_with_retries(slow, on=OSError, seconds=0.01)
+    assert flaky.calls == 1

@@ -74,6 +74,8 @@ class OneLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the line, what is not printable escaped."""
         line = without_secrets(super().formatMessage(record))
+        if line.isprintable():
+            return line
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name

@@ -18,14 +18,14 @@ from redis_consumer.consumers.predict import Predictor
 from redis_consumer.consumers.work import Work, described, dim_order, image_limits
 from redis_consumer.images.pixel_size import pixel_size_um
 from redis_consumer.job import ModelId, Status
-from redis_consumer.results import save_labels, save_maps, save_spots, writing
+from redis_consumer.results import label_files, map_files, save_spots, writing
 from redis_consumer.results.extras import FILES, PROVENANCE, Seen, write_extras
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from redis_consumer.archives import Entry
+    from redis_consumer.archives import Made
     from redis_consumer.arrays import AnyArray, Image, Result
     from redis_consumer.images import ImageFile, ImageHeader, ImageLimits, OpenImage
     from redis_consumer.job import Job
@@ -195,13 +195,13 @@ class ImageConsumer(TensorFlowServingConsumer):
         """Return the model of this type, or the setting `NUCLEAR_MODEL`."""
         return ModelId.parse(self.model) if self.model else self._tools().settings.nuclear_model
 
-    def _save(self, result: Result) -> list[Entry]:
-        name, folder = self.work.name, self.work.folder / "output"
+    def _save(self, result: Result) -> Sequence[tuple[str | Made, str]]:
         if isinstance(result, Spots):
-            return save_spots(result, name, folder)
+            return save_spots(result, self.work.name, self.work.folder / "output")
+        # Not written to the disk before they are zipped: that took as long as zipping them.
         if isinstance(result, Labels):
-            return save_labels(result, name, folder, pattern=self.file_name, stack=self.stack)
-        return save_maps(result, name, folder, pattern=self.file_name, stack=self.stack)
+            return label_files(result, self.work.name, pattern=self.file_name, stack=self.stack)
+        return map_files(result, self.work.name, pattern=self.file_name, stack=self.stack)
 
 
 def consumer(name: str, *, model: str = "") -> Callable[[Analysis], type[ImageConsumer]]:

@@ -60,6 +60,8 @@ class Predictor:
             return [join(heads, grid) for heads in self._heads(model, pieces)]
         outputs: list[AnyArray] = []
         for frame, rows, values in self.rows(model, image.shape, lambda t, rows: image[t, rows], pad_mode=pad_mode):
+            if len(image) == 1 and len(values[0]) == image.shape[1]:  # all of it is here already
+                return [np.ascontiguousarray(part)[np.newaxis] for part in values]
             outputs = outputs or [np.empty((*image.shape[:3], part.shape[-1]), part.dtype) for part in values]
             for output, part in zip(outputs, values, strict=True):
                 output[frame, rows] = part

@@ -22,6 +22,7 @@ from redis_consumer.storage.folders import objects_below
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from redis_consumer.archives import Made
     from redis_consumer.images.source import BinaryFile
     from redis_consumer.job import Job
     from redis_consumer.queues.base import FieldValue, JobQueue
@@ -95,8 +96,11 @@ class Work:
         return fields
 
     def progress(self, done: float) -> None:
-        """Report how much is done, from 0 to 1; at most once a second."""
-        self._update_now_and_then({"progress": int(100 * done)})
+        """Report how much is done, from 0 to 1: at most once a second, the end of it with the next stage."""
+        if done < 1:
+            self._update_now_and_then({"progress": int(100 * done)})
+        else:
+            self.note(progress=100)
 
     def demand_lease(self) -> None:
         """Raise LeaseLost where the job is no longer ours; asked at most once a second, in what takes minutes."""
@@ -148,16 +152,17 @@ class Work:
         self.enter(Status.PRE_PROCESSING, described(picture))
         return picture
 
-    def deliver(self, files: Iterable[tuple[str, str]], extras: Mapping[ExtraOutput, Path] | None = None) -> str:
+    def deliver(self, files: Iterable[tuple[str | Made, str]], extras: Mapping[ExtraOutput, Path] | None = None) -> str:
         """Store files, as `store` does, and finish the job's hash; return the status."""
         self._jobs.update(self.job, {"status": Status.DONE, **self.store(files, extras)})
         return Status.DONE
 
     def store(
-        self, files: Iterable[tuple[str, str]], extras: Mapping[ExtraOutput, Path] | None = None
+        self, files: Iterable[tuple[str | Made, str]], extras: Mapping[ExtraOutput, Path] | None = None
     ) -> dict[str, FieldValue]:
-        """Zip files, given as (path, name in the archive), upload; return what the hash of a job that is done says.
+        """Zip files and upload; return what the hash of a job that is done says.
 
+        Files are given as (path or what makes them, name in the archive).
         `extras` are files, or folders of files, that go beside the zip, never into it, below ``output/<uuid4>/``;
         the field `extra_outputs` lists their keys.
         """

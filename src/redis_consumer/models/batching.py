@@ -225,7 +225,7 @@ class _Requests:
 
 def _batches(tiles: Iterator[AnyArray], size: Callable[[], int]) -> Iterator[AnyArray]:
     while batch := list(islice(tiles, size())):
-        yield np.stack(batch)
+        yield np.stack(batch) if len(batch) > 1 else batch[0][np.newaxis]
 
 
 def _in_parallel(calls: Iterator[Callable[[], T]], in_flight: int) -> Iterator[T]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from redis_consumer.errors import ConsumerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Stop: TypeAlias = Callable[[], ConsumerError | None]
 """Returns the error to raise instead of waiting on, or None.  Asked several times a second, by several threads."""
@@ -49,3 +54,42 @@ def rest(seconds: float, stop: Stop) -> None:
         if left <= 0:
             return
         time.sleep(min(left, LOOK_SECONDS))
+
+
+class Lookout:
+    """Ends calls that are given up, each of which blocks a thread of its own.  Safe for several threads.
+
+    One thread looks after all of them, as long as there are any.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: dict[object, tuple[Callable[[], object], Stop]] = {}
+        self._is_looking = False
+
+    @contextmanager
+    def over(self, cancel: Callable[[], object], stop: Stop) -> Iterator[None]:
+        """Call `cancel`, in another thread, within two looks after `stop` returns something; until the block ends."""
+        call = object()
+        with self._lock:
+            if not self._is_looking:
+                threading.Thread(target=self._look, name="lookout", daemon=True).start()
+                self._is_looking = True
+            self._calls[call] = cancel, stop
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._calls[call]
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(LOOK_SECONDS)
+            with self._lock:
+                calls = list(self._calls.values())
+                if not calls:
+                    self._is_looking = False
+                    return
+            for cancel, stop in calls:
+                if stop():
+                    cancel()

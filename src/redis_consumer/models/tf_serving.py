@@ -31,7 +31,7 @@ from redis_consumer.errors import (
 from redis_consumer.models.base import TensorSpec
 from redis_consumer.models.channels import Channels
 from redis_consumer.models.inputs import fit_inputs
-from redis_consumer.models.stops import check, never
+from redis_consumer.models.stops import Lookout, check, never
 from redis_consumer.wire import messages, serving_pb2 as pb
 from redis_consumer.wire.framing import MAX_MESSAGE_BYTES, MalformedMessage
 from redis_consumer.wire.tensors import UnsupportedType, decode_tensor, dtype_of, encode_tensor
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 _QUESTION_SECONDS = 10.0
 """Time limit of the calls that carry no image."""
-_LOOK_SECONDS = 0.2
-"""How long it takes at most to notice `stop`; a reply is noticed at once."""
 _TOO_LARGE = re.compile(r"Task size \d+ is larger than maximum (?:input )?batch size (\d+)")
 # TensorFlow's allocator, also as one of several causes ("2 root error(s) found ..."), and XLA's.
 _NO_MEMORY = re.compile(r"\b(?:OOM when allocating|[Oo]ut of memory|[Ff]ailed to allocate)\b")
@@ -84,6 +82,7 @@ class TensorFlowServing:
         self._timeout_seconds = timeout_seconds
         self._describe_seconds = describe_seconds
         self._stop: Stop = never
+        self._lookout = Lookout()
         self._signatures: dict[ModelId, tuple[float, Signature]] = {}
         self._lock = threading.Lock()
         options = _options(max_message_bytes)
@@ -189,21 +188,26 @@ class TensorFlowServing:
             seconds = min(seconds, _QUESTION_SECONDS)
         with self._channels.borrow() as channel:
             try:
-                return self._wait(channel.unary_unary(method, None, None).future(request, timeout=seconds))
+                replies = self._replies(channel, method, request, seconds)
             except grpc.RpcError as error:
                 failure = translated(error, model, self.address)
                 if not isinstance(failure, JobRejected):
                     self._channels.retire(channel)  # another pod may stand behind the next one
                 raise failure from error
+        if len(replies) != 1:
+            raise PredictionFailed(f"Model {model}: {method} has {len(replies)} replies, expected is one")
+        return replies[0]
 
-    def _wait(self, call: grpc.CallFuture[bytes]) -> bytes:
-        while True:
+    def _replies(self, channel: grpc.Channel, method: str, request: bytes, seconds: float) -> list[bytes]:
+        # One reply looks on the wire like a stream of one.  gRPC waits for a stream in our own thread; for the future
+        # of a single reply it starts another thread, at each call, and the two wake each other.
+        call = channel.unary_stream(method, None, None)(request, timeout=seconds)
+        with self._lookout.over(call.cancel, self._stop):
             try:
-                return call.result(_LOOK_SECONDS)
-            except grpc.FutureTimeoutError:
-                if error := self._stop():
-                    call.cancel()  # type: ignore[no-untyped-call] # grpc-stubs left it open
-                    raise error from None
+                return list(call)
+            except grpc.RpcError:
+                check(self._stop)
+                raise
 
 
 def translated(error: grpc.RpcError, model: ModelId, address: str) -> ConsumerError:
@@ -284,6 +288,8 @@ def _parsed(model: ModelId, kind: type[messages.AnyMessage], reply: bytes) -> me
 
 def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
     return [
+        # Streams are waited for in the thread that asks: see `_replies`, which works without it too.
+        ("SingleThreadedUnaryStream", 1),
         # A name with several addresses is a headless service: all of them get calls.
         ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ("grpc.max_receive_message_length", max_message_bytes),

@@ -72,6 +72,8 @@ class Axis:
     def sources(self, pad_mode: PadMode) -> Indices:
         """Return for each pixel that the tiles cover the one of the image that stands there, negative for zero."""
         own = np.arange(self.size)
+        if not any(self.padding):
+            return own
         if self.mode(pad_mode) == "constant":
             return np.pad(own, self.padding, constant_values=-1)
         return np.pad(own, self.padding, mode="reflect")
@@ -153,7 +155,8 @@ class Mosaic:
 
     def __init__(self, grid: TileGrid) -> None:
         self._grid = grid
-        self._row_weights, self._column_weights = list(grid.rows.weights()), list(grid.columns.weights())
+        axes = grid.rows, grid.columns
+        self._row_weights, self._column_weights = (list(axis.weights()) if grid.blended else [] for axis in axes)
         self._placed = 0
         self._canvas: npt.NDArray[Any] = np.empty(0)
 

@@ -53,15 +53,16 @@ def _fault(key: str) -> str:
         "it starts with '/'": key.startswith("/"),
         "it has a segment '.' or '..'": bool({".", ".."} & set(segments)),
         "it has an empty segment": "" in segments,
-        "it has a control character or a backslash": "\\" in key or any(map(_is_unwanted, key)),
+        "it has a control character or a backslash": "\\" in key or has_unwanted(key),
         f"it is longer than {KEY_BYTES} bytes": _size(key) > KEY_BYTES,
         f"one segment is longer than {SEGMENT_BYTES} bytes": max(map(_size, segments)) > SEGMENT_BYTES,
     }
     return next((fault for fault, found in tests.items() if found), "")
 
 
-def _is_unwanted(letter: str) -> bool:
-    return unicodedata.category(letter) in UNWANTED
+def has_unwanted(text: str) -> bool:
+    """Return whether a letter is in one of the categories that no name may have."""
+    return not text.isprintable() and any(unicodedata.category(letter) in UNWANTED for letter in text)
 
 
 def _size(text: str) -> int:

@@ -100,10 +100,18 @@ class TestStages:
 
 def test_progress_is_written_in_percent_and_at_most_once_a_second(lab: Lab, clock: Clock) -> None:
     work = bench(lab)
-    for pause, done in [(0, 0.1), (0.5, 0.2), (0.6, 0.329), (0.9, 0.9), (0.1, 1.0)]:
+    for pause, done in [(0, 0.1), (0.5, 0.2), (0.6, 0.329), (0.9, 0.9), (0.1, 0.99)]:
         clock.now += pause
         work.progress(done)
-    assert lab.queue.writes == [{"progress": 10}, {"progress": 32}, {"progress": 100}]
+    assert lab.queue.writes == [{"progress": 10}, {"progress": 32}, {"progress": 99}]
+
+
+def test_the_end_of_progress_costs_no_write_of_its_own(lab: Lab) -> None:
+    work = bench(lab)
+    work.progress(1.0)
+    assert lab.queue.writes == []
+    work.enter(Status.POST_PROCESSING)
+    assert [(write["status"], write["progress"]) for write in lab.queue.writes] == [("post-processing", 100)]
 
 
 class TestLoad:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import grpc
@@ -254,6 +255,22 @@ def test_a_call_in_flight_is_given_up_when_told_so(client: TensorFlowServing, sc
         ours.predict(MODEL, {"x": IMAGE})
     script.let_go()
     assert list(client.predict(MODEL, {"x": IMAGE})) == ["a", "b"]
+
+
+@pytest.mark.parametrize("replies", [0, 2])
+def test_a_server_that_does_not_reply_once_is_none(replies: int) -> None:
+    _, service, verb = messages.GET_MODEL_METADATA.split("/")
+    stream = grpc.unary_stream_rpc_method_handler(lambda _request, _context: iter([b""] * replies))
+    with ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {verb: stream}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        client = TensorFlowServing(f"127.0.0.1:{port}", timeout_seconds=20)
+        with pytest.raises(PredictionFailed, match=f"{replies} replies, expected is one"):
+            client.describe(MODEL)
+        client.close()
+        server.stop(0).wait()
 
 
 def test_a_closed_client_is_not_ready(client: TensorFlowServing) -> None:

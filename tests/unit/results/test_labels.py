@@ -10,7 +10,14 @@ from redis_consumer.archives import name_fault
 from redis_consumer.arrays import Labels, Spots
 from redis_consumer.errors import JobRejected, RetryJob
 from redis_consumer.images import read_image
-from redis_consumer.results import PER_BATCH_AND_FEATURE, entry_stem, save_channels, save_labels, save_spots
+from redis_consumer.results import (
+    PER_BATCH_AND_FEATURE,
+    entry_stem,
+    label_files,
+    save_channels,
+    save_labels,
+    save_spots,
+)
 from redis_consumer.spots import spot_picture
 
 
@@ -51,6 +58,23 @@ def test_frames_are_the_pages_of_one_stack(tmp_path: Path, frames: int) -> None:
     assert name == "movie.ome_feature_0.tif"
     assert pages(path) == [(6, 4)] * frames
     np.testing.assert_array_equal(tifffile.imread(path), result.array[..., 0])
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 5, 1), (3, 7, 5, 1), (4, 3, 4, 1), (2, 1, 1, 1), (1, 3, 300, 1)])
+@pytest.mark.parametrize("stack", [False, True])
+def test_a_file_is_what_tifffile_writes_to_the_last_byte(
+    tmp_path: Path,
+    shape: tuple[int, ...],
+    stack: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    image = labels(*shape).array[..., 0] if stack or shape[0] > 1 else labels(*shape).array[0, ..., 0]
+    axes = {"axes": "TYX"[-image.ndim :]}
+    tifffile.imwrite(tmp_path / "x", image.astype(np.float32), photometric="minisblack", metadata=axes)
+    for _ in range(2):  # the second time the header is known
+        ((made, _),) = label_files(labels(*shape), "x", stack=stack)
+        written = b"".join(made.pieces())
+        assert written == (tmp_path / "x").read_bytes()
+        assert made.size == len(written)
 
 
 @pytest.mark.parametrize("columns", [1, 3, 4])
