@@ -24,7 +24,7 @@ from redis_consumer import processing
 from redis_consumer.archives import zip_files
 from redis_consumer.arrays import Labels
 from redis_consumer.images import ImageLimits, read_image
-from redis_consumer.results import save_labels
+from redis_consumer.results import label_files
 from redis_consumer.wire import messages, serving_pb2 as pb
 from redis_consumer.wire.tensors import decode_tensor, encode_tensor
 
@@ -69,7 +69,6 @@ def steps(folder: Path) -> dict[str, Callable[[], object]]:
     limits = ImageLimits(height=SIZE, width=SIZE, frames=1, pixels=SIZE * SIZE)
     tiles, grid = processing.tile(image, (512, 512))
     tensor = b"".join(encode_tensor(image, pb.DT_FLOAT))
-    saved = save_labels(Labels(labels), "image.tif", folder / "output")
     return {
         "read a TIFF, deflated": lambda: read_image(path, axes="", limits=limits),
         "normalize": lambda: processing.normalize(image),
@@ -81,8 +80,7 @@ def steps(folder: Path) -> dict[str, Callable[[], object]]:
         "read a tensor": lambda: decode_tensor(tensor),
         "deep_watershed": lambda: processing.deep_watershed(maps),
         "pixelwise": lambda: processing.pixelwise(classes),
-        "write the labels": lambda: save_labels(Labels(labels), "image.tif", folder / "output"),
-        "zip": lambda: zip_files(saved, folder / "result.zip"),
+        "TIFF and zip": lambda: zip_files(label_files(Labels(labels), "image.tif"), folder / "result.zip"),
     }
 
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import get_ident
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +36,7 @@ from redis_consumer.processing import kernels
 from redis_consumer.processing.kernels import plain
 from redis_consumer.processing.labels import compact
 from redis_consumer.processing.maxima import h_maxima
-from redis_consumer.results import save_labels
+from redis_consumer.results import label_files
 from redis_consumer.wire import messages, serving_pb2 as pb
 from redis_consumer.wire.tensors import decode_tensor, encode_tensor
 
@@ -62,14 +61,13 @@ def steps(size: int, folder: Path) -> dict[str, Step]:
     labels = processing.deep_watershed([distance, foreground])
     plane, inside = labels[0, ..., 0], foreground[0, ..., 0]
     reply = messages.write(pb.PredictResponse(), {"a": encode_tensor(distance), "b": encode_tensor(foreground)})
-    entries = save_labels(Labels(labels), "a.tif", folder)
     packed = plane.astype(np.float32).tobytes()
     tiles, grid = processing.tile(image, (512, 512))
     markers, _ = scipy.ndimage.label(h_maxima(distance[0, ..., 0], 0.1, 10))
 
-    def deliver() -> None:
+    def pack() -> None:
         with tempfile.TemporaryDirectory() as own:
-            zip_files(save_labels(Labels(labels), "a.tif", own), Path(own, "a.zip"))
+            zip_files(label_files(Labels(labels), "a.tif"), Path(own, "a.zip"))
 
     def job() -> None:
         processing.tile(processing.histogram_normalization(read_image(path).channels([0])), (512, 512))
@@ -77,11 +75,7 @@ def steps(size: int, folder: Path) -> dict[str, Step]:
         decode(reply)
         processing.untile(tiles, grid)
         processing.deep_watershed([distance, foreground])
-        deliver()
-
-    def pack() -> None:
-        with tempfile.TemporaryDirectory() as own:
-            zip_files(entries, Path(own, "a.zip"))
+        pack()
 
     return {
         JOB: job,
@@ -101,8 +95,7 @@ def steps(size: int, folder: Path) -> dict[str, Step]:
         "take (numpy)": partial(np.arange(plane.max() + 1).take, plane),
         "counting to 10,000 (the interpreter)": lambda: [None for _ in range(10_000)],
         "index by an array (numpy)": lambda: np.arange(plane.max() + 1)[plane],
-        "write a TIFF": lambda: tifffile.imwrite(folder / f"{get_ident()}.tif", inside, photometric="minisblack"),
-        "zip": pack,
+        "TIFF and zip": pack,
         "deflate (zlib)": partial(zlib.compress, packed, 1),
     }
 

@@ -207,9 +207,8 @@ def _tiff(image: AnyArray) -> Made:
 
     def pieces() -> Iterator[bytes | memoryview]:
         yield head
-        for at in np.ndindex(
-            image.shape[:-2]
-        ):  # one plane at a time: of a movie, float32 would be a second copy of it all
+        # One plane at a time: of a movie, float32 would be a second copy of it all.
+        for at in np.ndindex(image.shape[:-2]):
             yield image[at].astype(np.float32, order="C").data.cast("B")
         yield tail
 
