@@ -26,7 +26,7 @@ SIDES = (512, 1024, 2048)
 ALLOWED = {
     Status.STARTED: (1.2, 1.2, 1.2),
     Status.PRE_PROCESSING: (4.2, 2.8, 2.4),
-    Status.PREDICTING: (6.9, 15.3, 7.9),
+    Status.PREDICTING: (5.8, 15.1, 7.5),
     Status.POST_PROCESSING: (8.9, 8.5, 8.4),
     Status.SAVING_RESULTS: (3.9, 2.3, 2.3),
 }
@@ -35,7 +35,7 @@ one.  Of a small image what is worked on at a time counts as well, and of a larg
 WHAT = {
     Status.STARTED: "the file and what is decoded of it, both in the file's type",
     Status.PRE_PROCESSING: "the image and what is made of it; the file is closed",
-    Status.PREDICTING: "the image, two outputs, a row of tiles of each, the batches in flight and their answers",
+    Status.PREDICTING: "two outputs, a row of tiles of each, batches in flight; the image until its last tile is cut",
     Status.POST_PROCESSING: "two outputs, labels, and what the watershed needs: foreground, markers, pieces, basins",
     Status.SAVING_RESULTS: "labels, and a plane of them as float32",
 }

@@ -225,7 +225,7 @@ class TensorFlowServingConsumer(Consumer):
         settings = tools.settings
         predictor = Predictor(tools.models, settings.tf_max_batch_size, settings.tf_min_model_size, tools.limits)
         model, batch = self.model_id(model_name, model_version), batched(image, 4).astype(np.float32)
-        outputs = predictor(model, batch) if untile else predictor.whole(model, batch)
+        outputs = predictor.predict(model, batch) if untile else predictor.whole(model, batch)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def postprocess(self, image: AnyArray | Sequence[AnyArray], keys: Sequence[str]) -> AnyArray:

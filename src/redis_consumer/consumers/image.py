@@ -141,8 +141,10 @@ class ImageConsumer(TensorFlowServingConsumer):
         self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61, pad_mode: PadMode = "reflect"
     ) -> list[AnyArray]:
         """Return the outputs of a model; `cuts`, `field_size`, `pad_mode` as in `redis_consumer.consumers.predict`."""
+        held = [image]
+        del image  # nobody but the predictor has it, if the caller does not
         with self._predicting(model) as predictor:
-            return predictor(model, image, cuts=cuts, field_size=field_size, pad_mode=pad_mode)
+            return predictor.predict(model, held.pop(), cuts=cuts, field_size=field_size, pad_mode=pad_mode)
 
     def predict_whole(self, model: ModelId, image: Image) -> list[AnyArray]:
         """Return the outputs of a model for whole frames, of any shape (T, ...)."""

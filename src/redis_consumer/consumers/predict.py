@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from redis_consumer.processing.rescale import resize
 from redis_consumer.processing.tiling import Mosaic, cut, join, tile_grid, tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from redis_consumer.arrays import AnyArray, Image
     from redis_consumer.job import ModelId
@@ -44,27 +45,31 @@ class Predictor:
     """What the server said about batch sizes, kept for the next image."""
     on_progress: Callable[[float], None] = lambda _: None
 
-    def __call__(
+    def predict(
         self, model: ModelId, image: Image, *, cuts: int = 0, field_size: int = 61, pad_mode: PadMode = "reflect"
     ) -> list[AnyArray]:
         """Return the model's outputs, sorted by name, each float32 (T, Y, X, C) of the image's size.
 
         `cuts` > 0 cuts the image into `cuts` x `cuts` pieces with a margin of half the model's `field_size`;
         otherwise the model's own input size decides about tiles, and `pad_mode` what surrounds the image.
-        JobRejected if the model takes other images.
+        JobRejected if the model takes other images.  The image is let go of once its last tile is sent.
         """
+        shape = image.shape
         if cuts > 0:
-            self._size(model, image.shape)
-            check_cuts(image.shape, cuts, field_size)
+            self._size(model, shape)
+            check_cuts(shape, cuts, field_size)
             pieces, grid = cut(image, cuts, field_size)
             return [join(heads, grid) for heads in self._heads(model, pieces)]
+        finished = self.rows(model, shape, reader(image), pad_mode=pad_mode)
+        del image
         outputs: list[AnyArray] = []
-        for frame, rows, values in self.rows(model, image.shape, lambda t, rows: image[t, rows], pad_mode=pad_mode):
-            if len(image) == 1 and len(values[0]) == image.shape[1]:  # all of it is here already
+        for frame, rows, values in finished:
+            if shape[0] == 1 and len(values[0]) == shape[1]:  # all of it is here already
                 return [np.ascontiguousarray(part)[np.newaxis] for part in values]
-            outputs = outputs or [np.empty((*image.shape[:3], part.shape[-1]), part.dtype) for part in values]
+            outputs = outputs or [np.empty((*shape[:3], part.shape[-1]), part.dtype) for part in values]
             for output, part in zip(outputs, values, strict=True):
                 output[frame, rows] = part
+            del values, part  # not while the next ones are waited for
         return outputs
 
     def rows(
@@ -79,12 +84,15 @@ class Predictor:
         grid = tile_grid(shape, (tile_size(shape[1], height), tile_size(shape[2], width)))
         mosaics: list[Mosaic] = []
         done = 0
-        for heads in self._stream(model, tiles(read, grid, pad_mode), (grid.rows.tile, grid.columns.tile, shape[3])):
+        pieces = tiles(read, grid, pad_mode)
+        del read  # what it reads goes with the last tile: the model still has several in hand
+        for heads in self._stream(model, pieces, (grid.rows.tile, grid.columns.tile, shape[3])):
             mosaics = mosaics or [Mosaic(grid) for _ in heads]
             done += len(heads[0])
             self.on_progress(done / grid.count)
-            for finished in zip(*(m.add(head) for m, head in zip(mosaics, heads, strict=True)), strict=True):
-                yield (*finished[0][:2], [values for _, _, values in finished])
+            finished = zip(*(m.add(head) for m, head in zip(mosaics, heads, strict=True)), strict=True)
+            del heads  # they go with the last of their rows: not while the next ones are waited for
+            yield from ((*parts[0][:2], [values for _, _, values in parts]) for parts in finished)
 
     def whole(self, model: ModelId, image: Image) -> list[AnyArray]:
         """Return the model's outputs, sorted by name, as they are: one entry for each frame, of any shape.
@@ -143,25 +151,27 @@ class Predictor:
     def _stream(self, model: ModelId, pieces: Iterable[AnyArray], size: tuple[int, ...]) -> Iterator[list[AnyArray]]:
         """Yield the outputs for pieces of `size` (Y, X, C), batch by batch."""
         batch_size = batch_size_for((1, *size), self.max_batch_size, unit=self.unit)
-        for outputs in predict_stream(self.server, model, pieces, batch_size=batch_size, limits=self.limits):
-            for name, head in outputs.items():
-                check_head(model, name, head, size)
-            yield list(outputs.values())
+        made = predict_stream(self.server, model, pieces, batch_size=batch_size, limits=self.limits)
+        return map(partial(checked_heads, model, size), made)
 
     def _heads(self, model: ModelId, pieces: AnyArray) -> list[AnyArray]:
-        outputs = self._outputs(model, pieces)
-        for name, head in outputs.items():
-            check_head(model, name, head, pieces.shape[1:])
-        return list(outputs.values())
+        return checked_heads(model, pieces.shape[1:], self._outputs(model, pieces))
 
 
-def check_head(model: ModelId, name: str, head: AnyArray, size: tuple[int, ...]) -> None:
-    """Raise JobRejected where an output (N, Y, X, any channels) is not as large as the pieces (Y, X, C)."""
-    if head.ndim != 4 or head.shape[1:3] != size[:2]:  # noqa: PLR2004 - the four axes of the layout
-        raise JobRejected(
-            f"The model {model} answers {size} with {name!r} of shape {head.shape[1:]}: "
-            "expected is an image of the same size"
-        )
+def reader(image: Image) -> Read:
+    """Return what gives rows of an image (T, Y, X, C), which it alone may hold."""
+    return lambda frame, rows: image[frame, rows]
+
+
+def checked_heads(model: ModelId, size: tuple[int, ...], outputs: Mapping[str, AnyArray]) -> list[AnyArray]:
+    """Return outputs (N, Y, X, any channels); JobRejected where one is not as large as the pieces (Y, X, C)."""
+    for name, head in outputs.items():
+        if head.ndim != 4 or head.shape[1:3] != size[:2]:  # noqa: PLR2004 - the four axes of the layout
+            raise JobRejected(
+                f"The model {model} answers {size} with {name!r} of shape {head.shape[1:]}: "
+                "expected is an image of the same size"
+            )
+    return list(outputs.values())
 
 
 def check_cuts(shape: tuple[int, ...], cuts: int, field_size: int) -> None:

@@ -101,15 +101,18 @@ class ImageFileConsumer(ImageConsumer):
             model, image = parts.popleft()
             prepared.append((model, understood(prepare, zoomed(image, scale))))
             del image
-        predict = self.predict_whole if boxes else partial(self.predict_with, cuts=cuts, field_size=field_size)
         results = []
         while prepared:
             # Taken out: the image for one model need not be there while the labels of the next one are made.
             model, ready = prepared.popleft()
             ready = self.predictor().fitted(model, ready) if boxes else ready
             size = (ready.shape[1], ready.shape[2])
-            outputs = predict(model, ready)
-            del ready
+            held = [ready]
+            del ready  # the predictor lets go of it once it is sent: nobody else has it
+            if boxes:
+                outputs = self.predict_whole(model, held.pop())
+            else:
+                outputs = self.predict_with(model, held.pop(), cuts=cuts, field_size=field_size)
             results.append(unzoomed(understood(finish(size=size), outputs), shape))
             del outputs
         return features(results, names)

@@ -113,9 +113,10 @@ def predict_stream(
     """Yield the outputs for `tiles` batch by batch in their order: arrays (n, ...) by name, sorted by name.
 
     Sends at most `batch_size` tiles at a time, fewer where the server said so or ran out of memory (`limits` keeps
-    that for the next call).  Tiles are made as they are needed, while `in_flight` requests are under way: those wait
-    in memory, and what was answered and not yet taken.  The first batch that fails cancels those not yet sent, and
-    its error is raised.  InvalidModelInput where the model takes more than one input.
+    that for the next call).  Tiles are made as they are needed.  In memory are `in_flight` requests while an answer is
+    waited for, one fewer while the caller works on it, and nothing of what was handed over.  The first batch that
+    fails cancels those not yet sent, and its error is raised.  InvalidModelInput where the model takes more than one
+    input.
     """
     name, known = _only_input(server, model), limits or BatchLimits()
     requests = _Requests(server, model, known)
@@ -239,10 +240,10 @@ def _in_parallel(calls: Iterator[Callable[[], T]], in_flight: int) -> Iterator[T
     waiting = deque(pool.submit(call) for call in islice(calls, in_flight))
     try:
         while waiting:
-            result = waiting.popleft().result()
-            # Before the result is handed over: the server must not wait while it is worked on.
+            # Of what is handed over nothing stays here, and the next one is sent after it was worked on: the server
+            # has another one meanwhile, and a third one, with its reply, would be the most of a job's memory.
+            yield waiting.popleft().result()
             waiting.extend(pool.submit(call) for call in islice(calls, 1))
-            yield result
     finally:
         pool.shutdown(cancel_futures=True)
 

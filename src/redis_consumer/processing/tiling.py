@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _SMALLEST_BLENDED = 32
 _LEAST_BLENDED_RATIO = 0.5
+_STRIP = 64
+"""Rows that are handed over at a time: all of them would be arrays that leave holes in the heap."""
 _BLENDED = {np.dtype(np.float32), np.dtype(np.float64)}  # as they come; whatever else a model gives becomes the latter
 
 
@@ -179,7 +181,8 @@ class Mosaic:
                 continue
             self._place(piece, row, column)
             if column == columns.count - 1:
-                yield frame, *self._finished(row, pieces.dtype)
+                for done, values in self._finished(row, pieces.dtype):
+                    yield frame, done, values
 
     def _place(self, piece: npt.NDArray[Any], row: int, column: int) -> None:
         rows, columns, blended = self._grid.rows, self._grid.columns, self._grid.blended
@@ -197,18 +200,18 @@ class Mosaic:
         weights = self._row_weights[row], np.repeat(self._column_weights[column], channels)
         kernels.fade_in(place, values.reshape(rows.tile, -1), *weights)
 
-    def _finished(self, row: int, dtype: np.dtype[Any]) -> tuple[slice, AnyArray]:
-        """Return the rows of the image that end with this row of tiles, and their values; make room for the next."""
+    def _finished(self, row: int, dtype: np.dtype[Any]) -> Iterator[tuple[slice, AnyArray]]:
+        """Yield the rows of the image that end with this row of tiles, and their values; make room for the next."""
         rows, canvas = self._grid.rows, self._canvas
         begin = row * rows.stride - rows.before
         count = rows.stride if row < rows.count - 1 else rows.tile
-        start = max(begin, 0)
-        inside = slice(start, max(start, min(begin + count, rows.size)))
-        values = canvas[inside.start - begin : inside.stop - begin, self._grid.columns.image].astype(dtype)
+        end = min(begin + count, rows.size)
+        for start in range(max(begin, 0), end, _STRIP):
+            strip = slice(start, min(start + _STRIP, end))
+            yield strip, canvas[strip.start - begin : strip.stop - begin, self._grid.columns.image].astype(dtype)
         overlap = rows.tile - rows.stride
         canvas[:overlap] = canvas[rows.stride :]
         canvas[overlap:] = 0
-        return inside, values
 
 
 def untile(tiles: AnyArray, grid: TileGrid) -> AnyArray:

@@ -39,7 +39,7 @@ def models() -> Models:
     return Models()
 
 
-@pytest.mark.parametrize("ask", ["__call__", "whole"])
+@pytest.mark.parametrize("ask", ["predict", "whole"])
 def test_an_error_between_two_answers_leaves_no_request_under_way(models: Models, ask: str) -> None:
     """Else it would be waited for when the job is over, and nothing stops it any more."""
     models.add("M:1", same, (None, 64, 64, 1))
@@ -72,21 +72,21 @@ def test_rows_come_from_top_to_bottom_as_soon_as_they_are_done(models: Models) -
         # two requests are in flight, of one tile each: a row of tiles has three
         assert (read_to[0] - frame) * 640 + read_to[1] <= rows.stop + 3 * 64
         result[frame, rows] = values
-    np.testing.assert_array_equal(result, predictor(models)(MODEL, image)[0])
+    np.testing.assert_array_equal(result, predictor(models).predict(MODEL, image)[0])
 
 
 class TestSizes:
     def test_a_model_of_any_size_sees_the_image_whole(self, models: Models) -> None:
         models.add("M:1", same)
         image = checkers((1, 60, 1024, 1))
-        (head,) = predictor(models)(MODEL, image)
+        (head,) = predictor(models).predict(MODEL, image)
         assert [seen.shape for _, seen in models.seen] == [(1, 60, 1024, 1)]
         np.testing.assert_array_equal(head, image)
 
     def test_an_axis_that_is_too_long_is_cut_into_tiles_and_joined_again(self, models: Models) -> None:
         models.add("M:1", same)
         image = checkers((1, 16, 1100, 1))
-        (head,) = predictor(models)(MODEL, image)
+        (head,) = predictor(models).predict(MODEL, image)
         assert {seen.shape[1:] for _, seen in models.seen} == {(16, 512, 1)}
         assert_alike(head, image)
 
@@ -94,25 +94,25 @@ class TestSizes:
     def test_a_model_of_fixed_size_gets_tiles_of_it(self, models: Models, shape: tuple[int, ...]) -> None:
         models.add("M:1", same, (None, 64, 64, 1))
         image = checkers(shape)
-        (head,) = predictor(models)(MODEL, image)
+        (head,) = predictor(models).predict(MODEL, image)
         assert {seen.shape[1:] for _, seen in models.seen} == {(64, 64, 1)}
         assert_alike(head, image)
 
     def test_one_fixed_axis_is_no_reason_to_cut_the_other(self, models: Models) -> None:
         models.add("M:1", same, (None, None, 64, 1))
-        (head,) = predictor(models)(MODEL, checkers((1, 200, 64, 1)))
+        (head,) = predictor(models).predict(MODEL, checkers((1, 200, 64, 1)))
         assert head.shape == (1, 200, 64, 1)
         assert {seen.shape[1:] for _, seen in models.seen} == {(200, 64, 1)}
 
     def test_a_model_of_unknown_rank_gets_the_image_as_it_is(self, models: Models) -> None:
         models.add("M:1", same, None)
-        (head,) = predictor(models)(MODEL, checkers((1, 20, 30, 3)))
+        (head,) = predictor(models).predict(MODEL, checkers((1, 20, 30, 3)))
         assert head.shape == (1, 20, 30, 3)
 
     def test_cuts_come_with_a_margin_and_join_without_a_seam(self, models: Models) -> None:
         models.add("M:1", same)
         image = checkers((1, 40, 60, 1))
-        (head,) = predictor(models)(MODEL, image, cuts=2, field_size=11)
+        (head,) = predictor(models).predict(MODEL, image, cuts=2, field_size=11)
         assert {seen.shape[1:] for _, seen in models.seen} == {(30, 40, 1)}
         assert_alike(head, image)
 
@@ -120,12 +120,12 @@ class TestSizes:
     def test_cuts_that_do_not_fit_are_refused(self, models: Models, cuts: int, field_size: int) -> None:
         models.add("M:1", same)
         with pytest.raises(JobRejected, match=r"'cuts'.*'field_size'"):
-            predictor(models)(MODEL, checkers((1, 40, 60, 1)), cuts=cuts, field_size=field_size)
+            predictor(models).predict(MODEL, checkers((1, 40, 60, 1)), cuts=cuts, field_size=field_size)
         assert not models.seen
 
     def test_requests_are_no_larger_than_allowed(self, models: Models) -> None:
         models.add("M:1", same, (None, 64, 64, 1))
-        predictor(models, maximum=1)(MODEL, checkers((1, 250, 250, 1)))
+        predictor(models, maximum=1).predict(MODEL, checkers((1, 250, 250, 1)))
         assert max(len(seen) for _, seen in models.seen) <= 4  # four tiles of 64 count as one of 128
 
 
@@ -139,14 +139,14 @@ class TestOutputs:
                 "c": np.concatenate([image, image], axis=-1),
             },
         )
-        heads = predictor(models)(MODEL, checkers((2, 8, 9, 1)))
+        heads = predictor(models).predict(MODEL, checkers((2, 8, 9, 1)))
         assert [head.shape for head in heads] == [(2, 8, 9, 1), (2, 8, 9, 1), (2, 8, 9, 2)]
         np.testing.assert_array_equal(heads[1], np.asarray(heads[0], np.float32) + 1)
 
     def test_progress_ends_at_one(self, models: Models) -> None:
         models.add("M:1", same, (None, 64, 64, 1))
         told: list[float] = []
-        predictor(models, 1, told.append)(MODEL, checkers((1, 250, 250, 1)))
+        predictor(models, 1, told.append).predict(MODEL, checkers((1, 250, 250, 1)))
         assert told == sorted(told)
         assert told[-1] == 1.0
 
@@ -155,17 +155,17 @@ class TestRefusals:
     def test_an_image_with_other_channels_than_the_model_takes(self, models: Models) -> None:
         models.add("M:1", same, (None, 64, 64, 1))
         with pytest.raises(JobRejected, match=r"has 3 channels, the model M:1 takes 1: name them in the field 'chan"):
-            predictor(models)(MODEL, checkers((1, 64, 64, 3)))
+            predictor(models).predict(MODEL, checkers((1, 64, 64, 3)))
 
     def test_a_model_of_several_inputs(self, models: Models) -> None:
         models.add("M:1", same, inputs=("image", "mask"))
         with pytest.raises(JobRejected, match=r"The model M:1 has 2 inputs \(image, mask\): expected is one image"):
-            predictor(models)(MODEL, checkers((1, 8, 8, 1)))
+            predictor(models).predict(MODEL, checkers((1, 8, 8, 1)))
 
     def test_a_model_of_no_images(self, models: Models) -> None:
         models.add("M:1", same, (None, 32, 3))
         with pytest.raises(JobRejected, match=r"takes 'image' of shape \(None, 32, 3\): expected is \(N, Y, X, C\)"):
-            predictor(models)(MODEL, checkers((1, 8, 8, 1)))
+            predictor(models).predict(MODEL, checkers((1, 8, 8, 1)))
 
     @pytest.mark.parametrize(
         "function",
@@ -177,12 +177,12 @@ class TestRefusals:
     ) -> None:
         models.add("M:1", function)
         with pytest.raises(JobRejected, match=r"The model M:1 answers .* expected is an image of the same size"):
-            predictor(models)(MODEL, checkers((1, 8, 8, 1)))
+            predictor(models).predict(MODEL, checkers((1, 8, 8, 1)))
 
     def test_a_model_that_is_not_there(self, models: Models) -> None:
         models.add("M:1", same)
         with pytest.raises(ModelNotFound, match="M:2"):
-            predictor(models)(ModelId("M", 2), checkers((1, 8, 8, 1)))
+            predictor(models).predict(ModelId("M", 2), checkers((1, 8, 8, 1)))
 
 
 class TestWhole:
@@ -217,5 +217,5 @@ class TestWhole:
 @pytest.mark.parametrize("pad_mode", ["reflect", "constant"])
 def test_the_caller_says_what_surrounds_the_image(models: Models, pad_mode: PadMode) -> None:
     models.add("M:1", same, (None, 32, 32, 1))
-    predictor(models)(MODEL, 1 + checkers((1, 40, 40, 1)), pad_mode=pad_mode)
+    predictor(models).predict(MODEL, 1 + checkers((1, 40, 40, 1)), pad_mode=pad_mode)
     assert (models.seen[0][1][0, 0, 0] == 0).all() == (pad_mode == "constant")
