@@ -16,8 +16,8 @@ from setuptools.errors import BaseError, CCompilerError
 
 MODULE = "redis_consumer.processing.kernels.compiled"
 OPTIONS = {
-    # No fused multiply and add: results must be those of numpy, to the last bit.
-    "unix": ["-O3", "-ffp-contract=off", "-g0", "-w"],
+    # No fused multiply and add, and no other liberties: results must be those of numpy, to the last bit.
+    "unix": ["-O3", "-ffp-contract=off", "-fno-fast-math", "-g0", "-w"],
     "msvc": ["/O2", "/fp:precise"],
 }
 
@@ -39,6 +39,9 @@ class CompiledKernels(BuildHookInterface[Any]):
         except (BaseError, CCompilerError) as error:
             self.app.display_warning(f"The array functions are not compiled, they will be slower: {error}")
             return
+        except BaseException:
+            self.finalize(version, build_data, "")
+            raise
         if version == "editable":
             shutil.copy2(built, here)
             return
@@ -51,7 +54,7 @@ class CompiledKernels(BuildHookInterface[Any]):
 
 
 def compiled(root: Path, folder: Path) -> Path:
-    """Compile the module into `folder`, and return its path; CompilerError where there is no compiler that can."""
+    """Compile the module into `folder`, and return its path; setuptools' errors where there is no compiler that can."""
     source = str(root.joinpath("src", *MODULE.split(".")).with_suffix(".pyx"))
     extensions = cythonize([Extension(MODULE, [source])], build_dir=str(folder / "c"), quiet=True)
     command = Build(Distribution({"ext_modules": extensions}))

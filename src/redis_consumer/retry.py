@@ -42,10 +42,13 @@ def call_with_retries(
 
     def again() -> T:
         nonlocal failed
-        if failed:
-            first, failed = failed, None
+        if not failed:
+            return function()
+        first, failed = failed, None
+        try:
             raise first
-        return function()
+        finally:
+            del first  # it holds this frame, and all that hangs on it
 
     caller = stamina.RetryingCaller(
         attempts=attempts, timeout=left, wait_max=longest_wait, wait_jitter=min(1.0, longest_wait)

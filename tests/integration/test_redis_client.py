@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from redis_consumer.errors import QueueUnavailable, SettingsError
+from redis_consumer.queues.lua import _asked
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
 from redis_consumer.redis import RedisClient, Waiter, translate
 from redis_consumer.testing.servers import HOST, Server, find_redis, free_port, start_redis, start_sentinel
@@ -275,6 +276,21 @@ class TestSentinel:
             assert new_master.hget(job.key, "status") == "started"
         lane.close()
         client.close()
+
+    def test_a_late_reply_is_not_taken_for_that_of_the_next_script(self, server: Server) -> None:
+        class Sentinel:
+            def discover_master(self, _name: str) -> tuple[str, int]:
+                return HOST, server.port
+
+        pool = redis.SentinelConnectionPool("only", Sentinel(), socket_timeout=1.0)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+        with redis.Redis(HOST, server.port) as other:
+            sha = other.script_load("return ARGV[1]")
+            assert _asked(pool, (sha, 0, "none")) == b"none"
+            other.client_pause(1300)
+            with pytest.raises(redis.TimeoutError):
+                _asked(pool, (sha, 0, "first"))
+            assert _asked(pool, (sha, 0, "second")) == b"second"
+        pool.disconnect()
 
     def test_several_masters_without_the_usual_name_are_a_wrong_setting(self, tmp_path: Path, server: Server) -> None:
         watched = {"a": server.port, "b": server.port + 1}

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
+from operator import call
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -121,8 +122,8 @@ def predict_stream(
     name, known = _only_input(server, model), limits or BatchLimits()
     requests = _Requests(server, model, known)
     batches = _batches(iter(tiles), lambda: known.cap(model, batch_size))
-    calls = (partial(requests, {name: batch}) for batch in batches)
-    yield from _in_parallel(calls, in_flight) if in_flight > 1 else (call() for call in calls)
+    calls = map(lambda batch: partial(requests, {name: batch}), batches)  # noqa: C417 - a loop's variable keeps the last
+    yield from _in_parallel(calls, in_flight) if in_flight > 1 else map(call, calls)
 
 
 def predict_batches(
@@ -226,24 +227,27 @@ class _Requests:
 
 def _batches(tiles: Iterator[AnyArray], size: Callable[[], int]) -> Iterator[AnyArray]:
     while batch := list(islice(tiles, size())):
-        yield np.stack(batch) if len(batch) > 1 else batch[0][np.newaxis]
+        made = [np.stack(batch) if len(batch) > 1 else batch[0][np.newaxis]]
+        del batch  # neither the tiles nor what is made of them stays here
+        yield made.pop()
 
 
 def _in_parallel(calls: Iterator[Callable[[], T]], in_flight: int) -> Iterator[T]:
     """Yield what the calls return, in their order, with so many of them under way."""
-    first = list(islice(calls, 2))
+    first = deque(islice(calls, 2))
     if len(first) < 2:  # noqa: PLR2004 - no company, no threads
-        yield from (call() for call in first)
+        if first:
+            yield first.popleft()()
         return
-    calls = chain(first, calls)
+    calls = chain((first.popleft() for _ in range(2)), calls)  # a call has its tiles: it must not stay here
     pool = ThreadPoolExecutor(in_flight, thread_name_prefix="predict")
-    waiting = deque(pool.submit(call) for call in islice(calls, in_flight))
+    waiting = deque(map(pool.submit, islice(calls, in_flight)))
     try:
         while waiting:
             # Of what is handed over nothing stays here, and the next one is sent after it was worked on: the server
             # has another one meanwhile, and a third one, with its reply, would be the most of a job's memory.
             yield waiting.popleft().result()
-            waiting.extend(pool.submit(call) for call in islice(calls, 1))
+            waiting.extend(map(pool.submit, islice(calls, 1)))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from redis_consumer.errors import ConsumerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
 
 Stop: TypeAlias = Callable[[], ConsumerError | None]
 """Returns the error to raise instead of waiting on, or None.  Asked several times a second, by several threads."""
@@ -91,5 +94,8 @@ class Lookout:
                     self._is_looking = False
                     return
             for cancel, stop in calls:
-                if stop():
-                    cancel()
+                try:
+                    if stop():
+                        cancel()
+                except Exception:  # one call's trouble: the others must be looked after
+                    log.exception("A call to the model server could not be given up")

@@ -71,7 +71,8 @@ def _at_once(levels: Heights, markers: Ids, mask: Mask) -> LabelImage:
 def _flood_pieces(heights: Heights, pieces: Ids, seeds: Indices, basins: LabelImage) -> None:
     flat = heights.ndim == 2  # noqa: PLR2004 - rows and columns: what is compiled
     native = heights.dtype in {np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)}
-    (kernels.flood if flat and native else plain.flood)(heights, pieces, seeds, basins)
+    small = pieces.dtype == np.int32  # scipy labels images beyond 2**31 pixels in int64
+    (kernels.flood if flat and native and small else plain.flood)(heights, pieces, seeds, basins)
 
 
 def _owners(piece: Ids, marker: Ids, count: int) -> LabelImage:

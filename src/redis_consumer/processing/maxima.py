@@ -46,7 +46,7 @@ def h_maxima(values: Floats, h: float, radius: int) -> Mask:
     if values.ndim != 2 or radius < 2:  # noqa: PLR2004 - the shortcuts below are about disks that hold a 3x3 square
         return _by_reconstruction(values, h, radius)
     margin = radius + max(radius, _LEAST_SPAN)
-    padded = np.pad(values, margin, constant_values=values.min())
+    padded = np.ascontiguousarray(np.pad(values, margin, constant_values=values.min()))
     found = _by_floods(padded, values.dtype.type(h), radius, margin)
     return _by_reconstruction(values, h, radius) if found is None else found[margin:-margin, margin:-margin]
 

@@ -195,7 +195,7 @@ class Mosaic:
             self._canvas[:, start : start + columns.tile] = piece
             return
         place = self._canvas.reshape(rows.tile, -1)[:, start * channels : (start + columns.tile) * channels]
-        # A tensor may lie anywhere in the bytes of a reply.
+        # Native, and at their places in memory, whatever the model server gives.
         values = np.require(piece, piece.dtype if piece.dtype in _BLENDED else np.float64, "A")
         weights = self._row_weights[row], np.repeat(self._column_weights[column], channels)
         kernels.fade_in(place, values.reshape(rows.tile, -1), *weights)

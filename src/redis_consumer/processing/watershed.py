@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_TRUNCATE = 4  # a Gaussian at so many sigmas: scipy's
+_TRUNCATE, _NARROWEST = 4, 1e-15  # a Gaussian ends at so many sigmas, and is none at such a sigma: both scipy's
 _RANKS = (4, 5)  # frames, rows and columns (or planes, rows and columns), channels
 
 
@@ -138,15 +138,16 @@ def _map(output: AnyArray) -> Floats:
     """Return the first channel as float32, or as float64 where it is that."""
     if not np.issubdtype(output.dtype, np.floating):
         raise ValueError(f"deep_watershed: an output has dtype {output.dtype}: expected is a model's map of floats")
-    # Native, and at their places in memory: a tensor may lie anywhere in the bytes of a reply.
-    values = np.require(output[..., 0], np.result_type(output.dtype, np.float32), "A")
+    # Native, and at their places in memory, whatever the model server gives.
+    kind = np.float32 if output.dtype.itemsize <= np.dtype(np.float32).itemsize else np.float64
+    values = np.require(output[..., 0], kind, "A")
     require_finite(values, "deep_watershed: an output of the model")
     return values
 
 
 def _smooth(values: Floats, sigma: float) -> Floats:
     """Return `values` after a Gaussian, in their own precision: labels depend on the last bit where maps tie."""
-    if not sigma:
+    if not sigma > _NARROWEST:
         return values
     if values.ndim != 2:  # noqa: PLR2004 - rows and columns
         smooth: Floats = scipy.ndimage.gaussian_filter(values, sigma)

@@ -63,7 +63,8 @@ def _asked(pool: Any, command: tuple[Any, ...]) -> Any:
     connection = pool.get_connection()
     try:
         connection.send_command("EVALSHA", *command)
-        return connection.read_response()
+        # Said, because Sentinel's connections would go back with the reply still to come, for the next one to read.
+        return connection.read_response(disconnect_on_error=True)
     finally:
         pool.release(connection)
 

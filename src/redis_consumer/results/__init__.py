@@ -222,7 +222,7 @@ def _around(shape: tuple[int, ...]) -> tuple[bytes, bytes]:
     It is the same in every one, and tifffile takes half a millisecond to write it.
     """
     # Takes no room on the disk: where the pixels would be, nothing is written.
-    with _on_disk("header"), tempfile.NamedTemporaryFile(prefix="redis-consumer-") as file:
+    with _on_disk("a temporary file"), tempfile.NamedTemporaryFile(prefix="redis-consumer-") as file:
         offset = _write_without_pixels(Path(file.name), shape)
         head = file.read(offset)
         file.seek(offset + 4 * math.prod(shape))

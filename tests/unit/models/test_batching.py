@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,6 +115,25 @@ def test_tiles_are_made_as_they_are_needed() -> None:
         np.testing.assert_array_equal(next(stream)["y"][:, 0], [2 * taken - 2, 2 * taken - 1])
         assert len(made) <= min(2 * (taken + 3), 100)
     assert next(stream, None) is None
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_what_was_answered_is_kept_nowhere(in_flight: int) -> None:
+    made: list[weakref.ref[AnyArray]] = []
+
+    def watched(count: int) -> Iterator[AnyArray]:
+        for number in range(count):
+            held = [np.full(4, number, np.float32)]
+            made.append(weakref.ref(held[0]))
+            yield held.pop()
+
+    stream = predict_stream(serving(lambda x: {"y": x + 1}), MODEL, watched(8), batch_size=1, in_flight=in_flight)
+    for number, _ in enumerate(stream):
+        # A thread lets go of its request a moment after it has given its answer.
+        deadline = time.monotonic() + 10
+        while any(ref() is not None for ref in made[: number + 1]):
+            assert time.monotonic() < deadline, [ref() is not None for ref in made]
+            time.sleep(0.01)
 
 
 def test_a_stream_that_is_left_sends_no_more() -> None:

@@ -49,6 +49,14 @@ class TestLookout:
             assert cancelled.wait(10)
         assert not other.is_set()
 
+    def test_one_that_cannot_be_given_up_does_not_keep_it_from_the_others(self) -> None:
+        def broken() -> LeaseLost:
+            raise RuntimeError("a bug")
+
+        lookout, cancelled = Lookout(), threading.Event()
+        with lookout.over(threading.Event().set, broken), lookout.over(cancelled.set, lost):
+            assert cancelled.wait(10)
+
     def test_it_looks_again_after_it_had_nothing_to_look_at(self) -> None:
         lookout = Lookout()
         for _ in range(2):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ import pytest
 import scipy
 from hypothesis import given, settings, strategies as st
 
-from redis_consumer.processing import kernels
+from redis_consumer.processing import deep_watershed, histogram_normalization, kernels, tile, untile
 from redis_consumer.processing.clahe import Histograms
 from redis_consumer.processing.kernels import plain
 
@@ -27,6 +29,7 @@ compiled = pytest.importorskip(
     "redis_consumer.processing.kernels.compiled", reason="not compiled: there was no C compiler at the installation"
 )
 both = pytest.mark.parametrize("made", [plain, compiled], ids=["plain", "compiled"])
+ROOT = Path(__file__).parents[3]
 drawn = settings(max_examples=200, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -42,8 +45,39 @@ def test_they_are_used_where_they_are() -> None:
 )
 def test_an_old_one_is_not_left_behind() -> None:
     source = Path(kernels.__file__).with_name("compiled.pyx")
-    if source.exists():
+    if source.is_relative_to(ROOT):  # an editable install
         assert Path(compiled.__file__).stat().st_mtime > source.stat().st_mtime, "run `make dev`"
+
+
+def test_without_them_all_is_the_same() -> None:
+    script = """
+import sys
+sys.modules["redis_consumer.processing.kernels.compiled"] = None
+import numpy as np
+from redis_consumer import processing
+from redis_consumer.processing import kernels
+assert not kernels.COMPILED
+image = np.random.default_rng(1).random((1, 600, 600, 1), np.float32)
+tiles, grid = processing.tile(processing.histogram_normalization(image), (256, 256))
+maps = processing.untile(tiles, grid)
+print(processing.deep_watershed([maps, maps]).astype(np.int64).ravel() @ np.arange(600 * 600))
+"""
+    image = np.random.default_rng(1).random((1, 600, 600, 1), np.float32)
+    maps = untile(*tile(histogram_normalization(image), (256, 256)))
+    expected = deep_watershed([maps, maps]).astype(np.int64).ravel() @ np.arange(600 * 600)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert int(run.stdout) == expected > 0
+
+
+def test_maps_may_lie_in_memory_as_they_like() -> None:
+    rng = np.random.default_rng(2)
+    maps = scipy.ndimage.gaussian_filter(rng.random((1, 90, 70, 1), np.float32), (0, 3, 3, 0))
+    maps = (maps - maps.min()) / np.ptp(maps)
+    expected = deep_watershed([maps, maps])
+    assert expected.max() > 3
+    for laid in (np.asfortranarray(maps), maps.astype(">f4"), np.repeat(maps, 2, axis=-1), maps.astype(np.longdouble)):
+        laid.flags.writeable = False
+        np.testing.assert_array_equal(deep_watershed([laid, laid]), expected)
 
 
 def random_map(rng: np.random.Generator) -> Array:
@@ -53,7 +87,9 @@ def random_map(rng: np.random.Generator) -> Array:
     values = np.round(values * steps) / steps if steps else values
     kinds = [np.float32, np.float32, np.float64]
     made: Array = (values * rng.choice([1, 1e-4, 1e4])).astype(kinds[rng.integers(3)])
-    return made
+    laid = [made, np.asfortranarray(made), made[::-1, ::-1], np.repeat(made, 2, axis=1)[:, ::2]][rng.integers(4)]
+    laid.flags.writeable = False
+    return laid
 
 
 @both
@@ -98,7 +134,7 @@ def test_grey_values_are_counted_and_blended_alike(seed: int) -> None:
 @given(seeds, st.sampled_from([1e-3, 0.1, 0.5]), st.integers(1, 12))
 def test_maxima_are_looked_for_alike(seed: int, h: float, radius: int) -> None:
     rng = np.random.default_rng(seed)
-    values = np.pad(random_map(rng), 2 * radius, mode="minimum")
+    values = np.ascontiguousarray(np.pad(random_map(rng), 2 * radius, mode="minimum"))
     scale = values.dtype.type(h * max(np.ptp(values), 1e-9))
     half, allowance = radius // 2 + 1, float(2 * np.finfo(values.dtype).resolution)
     (found, places), (others, same) = (made.candidates(values, scale, allowance, half) for made in (plain, compiled))
@@ -159,8 +195,11 @@ def test_labels_are_counted_and_looked_up_alike(seed: int) -> None:
 @both
 def test_what_is_not_in_the_table_is_refused(made: ModuleType) -> None:
     table, out = np.arange(3, dtype=np.int32), np.zeros(2, np.int32)
-    with pytest.raises(IndexError):
-        made.look_up(table, np.array([1, 3], np.int32), out)
+    for labels in ([1, 3], [1, -1]):
+        with pytest.raises(IndexError):
+            made.look_up(table, np.array(labels, np.int32), out)
+    with pytest.raises(ValueError, match="without a centre"):
+        made.correlate(np.ones((3, 3), np.float32), np.ones(4))
     with pytest.raises(ValueError, match="negative"):
         made.sizes(np.array([1, -1], np.int32))
 
@@ -186,6 +225,31 @@ def test_pieces_are_flooded_alike(seed: int) -> None:
     np.testing.assert_array_equal(results[0], results[1])
 
 
+@drawn
+@given(seeds)
+def test_regions_that_are_not_there_are_refused(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    plane, grey = np.arange(12, dtype=np.float32).reshape(3, 4), plain.Grey(*map(np.float32, (0, 11, 0.00384, 0.0077)))
+    rows, columns, counts = np.arange(3), np.arange(4), np.zeros((3, 4, kernels.BINS), np.int32)
+    axes = [rows, rows.copy(), columns, columns.copy()]
+    compiled.count(plane, grey, *axes, counts)
+    assert counts.sum() == 12
+    chosen = rng.integers(4)
+    axes[chosen] = axes[chosen].copy()
+    axes[chosen][rng.integers(axes[chosen].size)] = rng.choice([-1, 4, 2**40])
+    with pytest.raises(IndexError, match="outside the plane"):
+        compiled.count(plane, grey, *axes, counts)
+    with pytest.raises(ValueError, match="256 bins"):
+        compiled.count(plane, grey, rows, rows, columns, columns, counts[..., :9].copy())
+    weights, tables = (np.ones(3), np.ones(3)), np.zeros((3, 4, kernels.BINS), np.float32)
+    with pytest.raises(IndexError, match="outside the plane"):
+        compiled.blend(plane, grey, tuple(axes[:2]), tuple(axes[2:]), weights, (np.ones(4), np.ones(4)), tables)
+    with pytest.raises(ValueError, match="a weight for each column"):
+        compiled.blend(plane, grey, (rows, rows), (columns, columns), weights, weights, tables)
+    with pytest.raises(ValueError, match="a weight for each row"):
+        compiled.blend(plane, grey, (rows[:2], rows[:2]), (columns, columns), weights, (np.ones(4), np.ones(4)), tables)
+
+
 def test_what_would_leave_the_arrays_is_refused() -> None:
     values, places = np.zeros(10, np.float32), np.array([5])
     with pytest.raises(IndexError, match="out of the map"):
@@ -195,5 +259,9 @@ def test_what_would_leave_the_arrays_is_refused() -> None:
     heights, pieces = np.zeros((2, 2), np.float32), np.ones((2, 2), np.int32)
     with pytest.raises(IndexError, match="outside the image"):
         compiled.flood(heights, pieces, np.array([4]), pieces.copy())
+    with pytest.raises(ValueError, match="no basin"):
+        compiled.flood(heights, pieces, np.array([0]), np.zeros_like(pieces))
+    with pytest.raises(ValueError, match="other lengths"):
+        compiled.apart(values, 0.1, 0.0, 1, np.ones(3, np.intp), np.ones(3), np.array([2, 1]), places)
     with pytest.raises(ValueError, match="different shapes"):
         compiled.flood(heights, np.ones((2, 3), np.int32), np.array([0]), pieces.copy())

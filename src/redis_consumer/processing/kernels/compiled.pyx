@@ -157,8 +157,9 @@ cdef inline void to_bins(Line *line, Index width, float low, float span, float s
     for x in range(width):
         depth = (line.values[x] - low) / span * 65535
         depth = (depth + <float>12582912) - <float>12582912
-        bin_ = <int32_t>(depth * scale + offset)
-        bin_ = 0 if bin_ < 0 else bin_  # a caller whose lowest and highest value are wrong must not leave the tables
+        # A caller whose lowest and highest value are wrong must not leave the tables, nor one with NaN.
+        depth = depth if depth > 0 else 0
+        bin_ = <int32_t>((depth if depth < 65535 else 65535) * scale + offset)
         line.bins[x] = <int16_t>(_BINS - 1 if bin_ > _BINS - 1 else bin_)
 
 
@@ -193,10 +194,10 @@ def candidates(const Real[:, ::1] values, double h, double allowance, Index half
     found, marks = np.empty((rows, columns), bool), np.zeros((rows, columns), bool)
     if rows == 0 or columns == 0:
         return found, np.empty(0, np.intp)
+    sure, likely = found.view(np.uint8), marks.view(np.uint8)
     block = <Real *>malloc((_ROWS + 2 * half) * columns * sizeof(Real))
     if block is NULL:
         raise MemoryError
-    sure, likely = found.view(np.uint8), marks.view(np.uint8)
     with nogil:
         extremes(values, height, rounding, block, &lowest, &highest)
         for y in range(rows):
@@ -322,7 +323,9 @@ def apart(
     cdef uint8_t[::1] alone
     mask = np.zeros(starts.shape[0], bool)
     require_reach(starts, steps, size)
-    if distances.shape[0] != steps.shape[0] or (ends.shape[0] and np.max(ends) > steps.shape[0]):
+    if distances.shape[0] != steps.shape[0] or (
+        ends.shape[0] and (np.max(ends) > steps.shape[0] or ends[0] < 0 or (np.diff(ends) < 0).any())
+    ):
         raise ValueError("rings of other lengths than their steps")
     alone = mask.view(np.uint8)
     with nogil:
@@ -443,7 +446,7 @@ def sizes(const Id[::1] labels):
             least = labels[i] if labels[i] < least else least
     if least < 0:
         raise ValueError("a label is negative")
-    result = np.zeros(most + 1, np.int64)
+    result = np.zeros(<Index>most + 1, np.int64)
     counts = result
     with nogil:
         for i in range(labels.shape[0]):
@@ -492,7 +495,7 @@ def flood(
     cdef Index i, first, columns = heights.shape[1], rows = heights.shape[0], y, x
     cdef int32_t piece, age
     cdef Queue queue
-    cdef bint room = True
+    cdef bint room = True, known = True
     if not (rows == pieces.shape[0] == basins.shape[0] and columns == pieces.shape[1] == basins.shape[1]):
         raise ValueError("arrays of different shapes")
     if seeds.shape[0] and not (0 <= np.min(seeds) and np.max(seeds) < rows * columns):
@@ -510,13 +513,18 @@ def flood(
                 y, x = seeds[i] // columns, seeds[i] % columns
                 if pieces[y, x] != piece:
                     break
+                known &= basins[y, x] != 0
                 room = push(&queue, -<double>heights[y, x], age, y, x)
                 age, i = age + 1, i + 1
             first = i
+            if not known:  # what has no basin cannot give it on, and would be asked again and again
+                break
             room = room and flood_piece(heights, pieces, piece, age, &queue, basins)
     free(queue.pixels)
     if not room:
         raise MemoryError
+    if not known:
+        raise ValueError("a seed has no basin")
 
 
 cdef bint flood_piece(

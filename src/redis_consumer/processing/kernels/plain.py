@@ -233,6 +233,8 @@ def correlate(values: Floats, weights: npt.NDArray[np.float64]) -> Floats:
 
     `weights` are an odd number, symmetric; beyond the border the image is mirrored, its outermost pixels twice.
     """
+    if weights.size % 2 == 0:
+        raise ValueError("weights without a centre")
     # Rows a little longer than the image: those of 512 or 2048 pixels would share the same few lines of the
     # processor's cache, and filtering along the columns took three to five times as long.
     spaced = np.empty((values.shape[0], values.shape[1] + _SPARE), values.dtype)[:, : values.shape[1]]
@@ -264,6 +266,8 @@ def sizes(labels: Ids) -> npt.NDArray[np.int64]:
 
 def look_up(table: LabelImage, labels: Ids, out: LabelImage) -> None:
     """Write `table[labels]` into `out`, all flat.  IndexError for a label that the table does not have."""
+    if labels.min(initial=0) < 0:
+        raise IndexError("a label has no entry in the table")
     # numpy makes indices of eight bytes: of all labels they would be twice the label image.
     for start in range(0, labels.size, _STRIP):
         strip = slice(start, start + _STRIP)
