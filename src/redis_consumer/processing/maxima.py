@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ _CHUNK = 1024  # how many a flood expands at a time: bounds its memory, and lets
 _FLOOD = 5000  # what a flood costs beyond those
 _AT_ONCE = 4096  # peaks whose rings are looked at together: bounds memory
 _LEAST_SPAN = 8  # how wide a top may be, beyond the radius, to be recognised without a flood
+_SHAPES = 32  # of maps, whose steps are kept: making them is a dozen short calls
 
 
 def h_maxima(values: Floats, h: float, radius: int) -> Mask:
@@ -101,6 +103,7 @@ def _allowance(values: Floats) -> float:
     return float(2 * np.finfo(values.dtype).resolution)
 
 
+@lru_cache(maxsize=_SHAPES)
 def _steps(radius: int, half: int, width: int) -> tuple[Indices, Indices, Indices]:
     """Return steps in a flat map of `width` columns: a disk, the eight neighbours, the disk but for a square."""
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
@@ -118,6 +121,7 @@ class _Rings(NamedTuple):
     """Where each ring ends among the steps."""
 
 
+@lru_cache(maxsize=_SHAPES)
 def _rings(span: int, width: int) -> _Rings:
     """Return the steps in a flat map of `width` columns that lead no farther than `span`."""
     y, x = np.mgrid[-span : span + 1, -span : span + 1]
