@@ -359,6 +359,18 @@ def show_efficiency(rows: Sequence[Row]) -> None:
     tables.show("The pipeline against its bound (medians)", (*head, *more), told)
 
 
+def show_grid(rows: Sequence[Row]) -> None:
+    """Print the efficiency alone, the times of a batch beside each other."""
+    times = sorted({row.cell.milliseconds for row in rows})
+    found: dict[tuple[object, ...], dict[int, float]] = {}
+    for row in rows:
+        size, _, *hands = cell_of(row)
+        found.setdefault((size, *hands), {})[row.cell.milliseconds] = row.efficiency
+    told = [(*key, *(by_time.get(time, "") for time in times)) for key, by_time in found.items()]
+    head = ("image", "lanes", "processes", *(f"{time} ms a batch" for time in times))
+    tables.show("Efficiency of every combination", head, told)
+
+
 def show_costs(rows: Sequence[Row]) -> None:
     """Print what a job costs each program, and how long its stages take."""
     programs = [name for name in rows[0].run.cpu if name != OBSERVER]
@@ -403,6 +415,8 @@ def main() -> None:
     rows = measure(EVERY, runs=1) if options.full else measure(TELLING)
     show_efficiency(rows)
     show_costs(rows)
+    if options.full:
+        show_grid(rows)
     tables.hand_over(figures_of(rows), options.json)
 
 

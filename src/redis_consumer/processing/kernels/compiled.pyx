@@ -78,6 +78,7 @@ def blend(
     return blended[Value, double](values, grey, rows, columns, row_weights, column_weights, tables)
 
 
+# The last argument only says in which precision: that of the weights.
 cdef blended(
     const Value[:, :] values,
     grey,
