@@ -16,6 +16,7 @@ from redis_consumer.images import ImageFile
 from redis_consumer.job import Status
 from redis_consumer.results.tracks import save_tracks
 from redis_consumer.results.trk import load_movies
+from redis_consumer.scikit import load
 from redis_consumer.tracking import link
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class CalibanConsumer(ParentConsumer):
         for place, child in enumerate(results):
             if not child.is_done:
                 raise JobRejected(self._failed(place, child, child.reason))
+        load()
         settings = self._tools().settings
         looked_at = settings.extra_outputs or self.tracking_model()
         picture = self.movie() if looked_at else None

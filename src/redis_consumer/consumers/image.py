@@ -20,6 +20,7 @@ from redis_consumer.images.pixel_size import pixel_size_um
 from redis_consumer.job import ModelId, Status
 from redis_consumer.results import label_files, map_files, save_spots, writing
 from redis_consumer.results.extras import FILES, PROVENANCE, Seen, write_extras
+from redis_consumer.scikit import load_filters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -108,6 +109,7 @@ class ImageConsumer(TensorFlowServingConsumer):
         self.work.enter(Status.PRE_PROCESSING, described(picture))
         if self.notes_axes:
             self.work.note(dim_order=dim_order(picture))
+        load_filters()
 
     def channels(self, picture: ImageFile) -> Image:
         """Return the channels to analyse, and note which in the job."""

@@ -32,6 +32,7 @@ from redis_consumer.processing.rescale import resize, scaled_size
 from redis_consumer.processing.retinanet import retinanet, retinanet_semantic
 from redis_consumer.processing.tiling import CutGrid, TileGrid, cut, join, tile, untile
 from redis_consumer.processing.watershed import deep_watershed, watershed
+from redis_consumer.scikit import load_filters
 
 __all__ = [
     "LOCAL",
@@ -172,6 +173,7 @@ def takes_boxes(names: str) -> bool:
 
 def warm_up() -> None:
     """Load what the first job would wait for (0.5 s on one core).  Safe to call in a thread of its own."""
+    load_filters()
     blank = np.zeros((1, 8, 8, 1), np.float32)
     blank[0, 4, 4] = 1
     deep_watershed([histogram_normalization(blank)])

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy  # both load their parts at their first use
-import skimage as ski
 
 from redis_consumer.processing import kernels, ties
 from redis_consumer.processing.kernels import plain
 from redis_consumer.processing.labels import looked_up
+from redis_consumer.scikit import ski
 
 if TYPE_CHECKING:
     import numpy.typing as npt

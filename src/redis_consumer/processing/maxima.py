@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy  # both load their parts at their first use
-import skimage as ski
 
 from redis_consumer.processing import kernels
 from redis_consumer.processing.kernels.plain import lowered
 from redis_consumer.processing.labels import label_places
+from redis_consumer.scikit import ski
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy  # both load their parts at their first use
-import skimage as ski
 
 from redis_consumer.processing.checks import require_finite
 from redis_consumer.processing.flooding import flood
 from redis_consumer.processing.labels import compact, remove_small
+from redis_consumer.scikit import ski
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

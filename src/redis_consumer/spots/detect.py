@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import scipy  # both load their parts at their first use
-import skimage as ski
+
+from redis_consumer.scikit import ski
 
 if TYPE_CHECKING:
     from collections.abc import Callable

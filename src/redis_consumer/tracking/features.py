@@ -55,7 +55,7 @@ class Features:
 
 def features_of(image: Image, labels: Integers, crops: Crops) -> Features:
     """Return the features of the cells in one frame, (Y, X, C) and (Y, X)."""
-    import skimage as ski
+    from redis_consumer.scikit import ski
 
     fixed = crops.mode == "fixed"
     margin = crops.side if fixed else 0

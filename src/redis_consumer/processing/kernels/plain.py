@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy  # both load their parts at their first use
-import skimage as ski
+
+from redis_consumer.scikit import ski
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
