@@ -26,28 +26,30 @@ _parts: dict[str, Any] = {}
 
 def load_filters() -> None:
     """Load `scipy.ndimage`, which every image needs; where another thread loads anything, wait for that."""
-    if "scipy.ndimage" not in _parts:
-        with _lock:
-            _parts["scipy.ndimage"] = import_module("scipy.ndimage")
+    _loaded("scipy.ndimage")
 
 
 def load() -> None:
     """Load all of it, 30 MB, which many a worker never needs; where another thread loads anything, wait for that."""
-    if len(_parts) == len(FUNCTIONS):
-        return
-    with _lock:
-        for name, functions in FUNCTIONS.items():
+    for name in FUNCTIONS:
+        _loaded(name)
+
+
+def _loaded(name: str) -> Any:
+    """Return a part, its functions above loaded."""
+    if name not in _parts:
+        with _lock:
             part = import_module(name)
-            for function in functions:
+            for function in FUNCTIONS[name]:
                 getattr(part, function)
             _parts[name] = part
+    return _parts[name]
 
 
 class _Skimage:
     def __getattr__(self, name: str) -> Any:
-        """Return a part of scikit-image, all of whose functions above are loaded."""
-        load()
-        part = _parts[f"skimage.{name}"]
+        """Return a part of scikit-image, its functions above loaded."""
+        part = _loaded(f"skimage.{name}")
         setattr(self, name, part)
         return part
 
