@@ -94,7 +94,7 @@ def build_worker(settings: Settings) -> Worker:
     redis = build_redis(settings)
     stopping = threading.Event()
     server = build_model_server(settings)
-    slots = Slots(settings.concurrency * IN_FLIGHT)
+    slots = Slots(max(settings.concurrency, IN_FLIGHT))
     metrics = build_metrics(at_source(settings), redis) if settings.health_port else None
     observer: Observer = metrics or NoObserver()
     heartbeat = Heartbeat(settings.lease_seconds)

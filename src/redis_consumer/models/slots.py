@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,12 +25,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+TURN = 8
+"""Calls after which a line stands at the end again: the batches of an image of 2048 x 2048 are one fewer."""
+
+
 @dataclass(eq=False)
-class _Turn:
+class Line:
+    """The calls of one lane, of which one follows the other while it predicts on an image."""
+
+    under_way: int = 0
+    """Those that wait or are in flight."""
+    since: int = 0
+    """When its turn began: a number that grows from turn to turn of all lines."""
+    calls: int = 0
+    """Those that were given a slot in this turn."""
+
+
+@dataclass(eq=False)
+class _Call:
     """One call: waiting for its slot, then in it."""
 
-    lowered: int = 0
-    """How often the number allowed had been lowered when the slot was given."""
+    line: Line
+    given: threading.Condition | None = None
+    """What it waits on."""
+    lowered: int | None = None
+    """How often the number allowed had been lowered when the slot was given; None while it waits."""
 
 
 class Slots:
@@ -40,6 +58,9 @@ class Slots:
     Additive increase, multiplicative decrease, as TCP shares a line (RFC 5681): a ServerBusy halves what was in
     flight, as many successes as there are slots add one.  Refusals of calls that began before the last halving
     tell nothing new and change nothing.
+
+    A slot that becomes free goes to the line whose turn began first, until that has no call left or has had `TURN` of
+    them: lanes that share a server one batch after the other would all be done at the same time, and then it idles.
     """
 
     def __init__(self, most: int) -> None:
@@ -47,8 +68,9 @@ class Slots:
         self._busy = 0
         self._lowered = 0
         self._successes = 0
-        self._waiting: deque[_Turn] = deque()
-        self._changed = threading.Condition()
+        self._turns = 0
+        self._waiting: list[_Call] = []
+        self._lock = threading.Lock()
 
     @property
     def allowed(self) -> int:
@@ -56,74 +78,93 @@ class Slots:
         return self._allowed
 
     @contextmanager
-    def slot(self, stop: Stop = never, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Lend a slot for one call; first come, first served.
+    def slot(
+        self, stop: Stop = never, on_wait: Callable[[], object] = lambda: None, *, line: Line | None = None
+    ) -> Iterator[None]:
+        """Lend a slot for one call of `line`; without one the call belongs to no other.
 
         While there is none, `on_wait` is called several times a second, and what `stop` returns is raised.
         """
-        turn = self._enter(stop, on_wait)
+        call = _Call(line or Line())
+        self._enter(call, stop, on_wait)
         try:
             yield
             self._succeeded()
         except ServerBusy as error:
-            self._refused(turn, error)
+            self._refused(call, error)
             raise
         finally:
-            self._leave()
+            self._leave(call)
 
-    def _enter(self, stop: Stop, on_wait: Callable[[], object]) -> _Turn:
-        turn = _Turn()
-        with self._changed:
-            self._waiting.append(turn)
+    def _enter(self, call: _Call, stop: Stop, on_wait: Callable[[], object]) -> None:
+        with self._lock:
+            if not call.line.under_way:
+                self._begin_turn(call.line)
+            call.line.under_way += 1
+            self._waiting.append(call)
+            self._hand_out()
+            if call.lowered is None:
+                call.given = threading.Condition(self._lock)
         try:
-            while not self._given(turn):
+            while not self._given(call):
                 on_wait()
                 check(stop)
         except BaseException:
-            with self._changed:  # whoever stands behind must not wait for one who went away
-                self._waiting.remove(turn)
-                self._changed.notify_all()
+            self._leave(call)
             raise
-        return turn
 
-    def _given(self, turn: _Turn) -> bool:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._is_next(turn), LOOK_SECONDS):
-                return False
-            self._waiting.popleft()
-            self._busy += 1
-            turn.lowered = self._lowered
-            self._changed.notify_all()
+    def _given(self, call: _Call) -> bool:
+        if call.given is None:
             return True
+        with self._lock:
+            return call.given.wait_for(lambda: call.lowered is not None, LOOK_SECONDS)
 
-    def _is_next(self, turn: _Turn) -> bool:
-        return self._waiting[0] is turn and self._busy < self._allowed
+    def _begin_turn(self, line: Line) -> None:
+        self._turns += 1
+        line.since, line.calls = self._turns, 0
+
+    def _hand_out(self) -> None:
+        while self._waiting and self._busy < self._allowed:
+            call = min(self._waiting, key=lambda one: one.line.since)
+            self._waiting.remove(call)
+            self._busy += 1
+            call.lowered = self._lowered
+            call.line.calls += 1
+            if call.line.calls == TURN:
+                self._begin_turn(call.line)
+            if call.given:
+                call.given.notify()
 
     def _succeeded(self) -> None:
-        with self._changed:
+        with self._lock:
             self._successes += 1
             if self._successes >= self._allowed and self._allowed < self._most:
                 self._allowed += 1
                 self._successes = 0
 
-    def _refused(self, turn: _Turn, error: ServerBusy) -> None:
-        with self._changed:
+    def _refused(self, call: _Call, error: ServerBusy) -> None:
+        with self._lock:
             self._successes = 0
-            if turn.lowered == self._lowered:
+            if call.lowered == self._lowered:
                 self._lowered += 1
                 self._allowed = max(1, min(self._allowed, self._busy) // 2)
                 log.info("At most %d requests in flight from now on: %s", self._allowed, error)
 
-    def _leave(self) -> None:
-        with self._changed:
-            self._busy -= 1
-            self._changed.notify_all()
+    def _leave(self, call: _Call) -> None:
+        with self._lock:
+            if call.lowered is None:
+                self._waiting.remove(call)
+            else:
+                self._busy -= 1
+            call.line.under_way -= 1
+            self._hand_out()
 
 
 class SharingModelServer:
     """A `ModelServer` around another one that takes a slot for each prediction, and waits for it.
 
-    `stop` and `on_wait` are those of `Slots.slot`.  Descriptions are cheap, and mostly known: they take no slot.
+    One for each lane: its calls are one line.  `stop` and `on_wait` are those of `Slots.slot`.  Descriptions are cheap,
+    and mostly known: they take no slot.
     """
 
     def __init__(
@@ -133,6 +174,7 @@ class SharingModelServer:
         self._slots = slots
         self._stop = stop
         self._on_wait = on_wait
+        self._line = Line()
 
     def describe(self, model: ModelId) -> Sequence[TensorSpec]:
         """See `ModelServer.describe`."""
@@ -140,5 +182,5 @@ class SharingModelServer:
 
     def predict(self, model: ModelId, inputs: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         """See `ModelServer.predict`."""
-        with self._slots.slot(self._stop, self._on_wait):
+        with self._slots.slot(self._stop, self._on_wait, line=self._line):
             return self._server.predict(model, inputs)

@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pytest
@@ -11,8 +12,14 @@ from hypothesis import given, strategies as st
 
 from redis_consumer.errors import LeaseLost, OutOfMemory, PredictionFailed, ServerBusy, ServerNotReady
 from redis_consumer.models.memory import MemoryModelServer
-from redis_consumer.models.slots import SharingModelServer, Slots
+from redis_consumer.models.slots import TURN, Line, SharingModelServer, Slots
 from redis_consumer.testing.models import EXAM, exam_models
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from redis_consumer.arrays import AnyArray
+    from redis_consumer.job import ModelId
 
 WAIT = 20.0
 IMAGE = np.ones((1, 4, 4, 1), np.float32)
@@ -27,6 +34,36 @@ def succeed(slots: Slots, times: int = 1) -> None:
     for _ in range(times):
         with slots.slot():
             pass
+
+
+class Queue:
+    """Calls that wait behind one that holds the slot while the context lasts; `order` is that in which they got it."""
+
+    def __init__(self, slots: Slots, *, holding: Line | None) -> None:
+        self.order: list[str] = []
+        self._slots = slots
+        self._held = slots.slot(line=holding)
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._held.__enter__()
+        return self
+
+    def stand(self, name: str, line: Line | None) -> None:
+        waits = threading.Event()
+
+        def call() -> None:
+            with self._slots.slot(on_wait=waits.set, line=line):
+                self.order.append(name)
+
+        self._threads.append(threading.Thread(target=call))
+        self._threads[-1].start()
+        assert waits.wait(WAIT)
+
+    def __exit__(self, *raised: object) -> None:
+        self._held.__exit__(None, None, None)
+        for thread in self._threads:
+            thread.join(WAIT)
 
 
 class TestHowMany:
@@ -112,23 +149,49 @@ class TestWaiting:
         assert most == 3
 
     def test_first_come_first_served(self) -> None:
-        slots = Slots(1)
-        order: list[int] = []
-
-        def call(number: int, waits: threading.Event) -> None:
-            with slots.slot(on_wait=waits.set):
-                order.append(number)
-
-        threads = []
-        with slots.slot():
+        with Queue(Slots(1), holding=None) as queue:
             for number in range(5):
-                waits = threading.Event()
-                threads.append(threading.Thread(target=call, args=(number, waits)))
-                threads[-1].start()
-                assert waits.wait(WAIT)
-        for thread in threads:
-            thread.join(WAIT)
-        assert order == list(range(5))
+                queue.stand(str(number), None)
+        assert queue.order == ["0", "1", "2", "3", "4"]
+
+    def test_a_line_goes_on_before_a_later_one_begins(self) -> None:
+        early, late = Line(), Line()
+        with Queue(Slots(1), holding=early) as queue:
+            for name, line in [("late", late), ("alone", None), ("early", early), ("late", late), ("early", early)]:
+                queue.stand(name, line)
+        assert queue.order == ["early", "early", "late", "late", "alone"]
+
+    def test_a_line_without_calls_has_had_its_turn(self) -> None:
+        slots, first, second = Slots(1), Line(), Line()
+        with slots.slot(line=first):
+            pass
+        with Queue(slots, holding=None) as queue:
+            queue.stand("second", second)
+            queue.stand("first", first)
+            queue.stand("second", second)
+        assert queue.order == ["second", "second", "first"]
+
+    def test_a_long_line_lets_others_pass_now_and_then(self) -> None:
+        long = Line()
+        with Queue(Slots(1), holding=long) as queue:
+            for _ in range(2 * TURN):
+                queue.stand("long", long)
+            queue.stand("short", Line())
+            queue.stand("other", Line())
+        assert queue.order == (TURN - 1) * ["long"] + ["short", "other"] + (TURN + 1) * ["long"]
+
+    def test_who_gives_up_leaves_its_line(self) -> None:
+        slots, line = Slots(1), Line()
+
+        def bug() -> None:
+            raise RuntimeError("bug")
+
+        with slots.slot(), pytest.raises(RuntimeError, match="bug"), slots.slot(on_wait=bug, line=line):
+            pass
+        with Queue(slots, holding=None) as queue:
+            queue.stand("first", Line())
+            queue.stand("line", line)
+        assert queue.order == ["first", "line"]
 
     def test_ends_with_what_stop_returns_and_lets_the_next_one_pass(self) -> None:
         slots = Slots(1)
@@ -182,3 +245,25 @@ def test_the_server_around_it_predicts_in_a_slot_and_describes_without() -> None
             assert told.wait(WAIT)
             assert [spec.name for spec in server.describe(EXAM)] == ["image"]
         assert list(prediction.result(WAIT)) == ["bright", "doubled"]
+
+
+def test_the_calls_through_one_server_around_it_are_one_line() -> None:
+    slots, order, waiting = Slots(1), list[int](), set[int]()
+
+    class Noting(MemoryModelServer):
+        def predict(self, model: ModelId, inputs: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+            order.append(len(inputs["image"]))
+            return super().predict(model, inputs)
+
+    def note() -> None:
+        waiting.add(threading.get_ident())
+
+    first, second = (SharingModelServer(Noting(exam_models()), slots, on_wait=note) for _ in range(2))
+    with ThreadPoolExecutor(4) as pool, slots.slot():
+        for number, (server, size) in enumerate([(first, 1), (second, 2), (first, 1), (second, 2)], start=1):
+            pool.submit(server.predict, EXAM, {"image": np.repeat(IMAGE, size, axis=0)})
+            ends_at = time.monotonic() + WAIT
+            while len(waiting) < number:
+                assert time.monotonic() < ends_at
+                time.sleep(0.01)
+    assert order == [1, 1, 2, 2]
