@@ -7,6 +7,7 @@ plain zip libraries, so entries are deflated or stored, with their sizes in fron
 from __future__ import annotations
 
 import errno
+import io
 import shutil
 import stat
 import struct
@@ -93,9 +94,16 @@ def zip_files(entries: Iterable[tuple[str | Path | Made, str]], destination: str
     As `new_archive` and `NewArchive.add` do it.
     """
     with new_archive(destination) as archive:
-        for file, name in entries:
-            archive.add(file, name)
+        archive.add_all(entries)
     return str(destination)
+
+
+def zip_in_memory(entries: Iterable[tuple[str | Path | Made, str]]) -> memoryview:
+    """Return the archive that `zip_files` writes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        NewArchive(archive).add_all(entries)
+    return file.getbuffer()
 
 
 class NewArchive:
@@ -115,6 +123,11 @@ class NewArchive:
             raise ValueError(f"two entries of the archive have one name: {name!r}")
         self.names.add(name)
         _add(self._archive, file, _checked(name))
+
+    def add_all(self, entries: Iterable[tuple[str | Path | Made, str]]) -> None:
+        """Add pairs of file and name, in their order."""
+        for file, name in entries:
+            self.add(file, name)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from redis_consumer import __version__
 from redis_consumer.errors import LeaseLost
 from redis_consumer.job import FINAL
 from redis_consumer.queues.depth import age_seconds
+from redis_consumer.storage.base import Content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -246,10 +247,10 @@ class MeasuredStorage:
             finally:
                 self._metrics.downloaded.inc(file.fetched)
 
-    def upload(self, path: str | Path, subdir: str | None = None) -> Upload:
+    def upload(self, file: str | Path | Content, subdir: str | None = None) -> Upload:
         """See `Storage.upload`."""
-        upload = self._storage.upload(path, subdir)
-        self._metrics.uploaded.inc(Path(path).stat().st_size)
+        upload = self._storage.upload(file, subdir)
+        self._metrics.uploaded.inc(len(file.data) if isinstance(file, Content) else Path(file).stat().st_size)
         return upload
 
     def deposit(self, path: str | Path) -> Upload:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -73,8 +72,7 @@ class ImageConsumer(TensorFlowServingConsumer):
 
     def _consume(self, redis_hash: str) -> str:  # noqa: ARG002 - the old contract's parameter
         tools = self._tools()
-        with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
-            self.work = Work(self.job, tools.jobs, self.storage, folder, unspoken=self.unspoken)
+        with Work(self.job, tools.jobs, self.storage, unspoken=self.unspoken) as self.work:
             self._account = Account(tools)
             with self.work.open(self.limits(), by_ranges=self.by_ranges()) as image:
                 return self.process(self.taken(image))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
-import tempfile
 import uuid
 from contextlib import contextmanager
 from functools import partial
@@ -69,8 +68,7 @@ class ParentConsumer(ImageConsumer):
 
     def _consume(self, redis_hash: str) -> str:
         tools = self._tools()
-        with tempfile.TemporaryDirectory(prefix="redis-consumer-") as folder:
-            self.work = Work(self.job, tools.jobs, self.storage, folder, unspoken=self.unspoken)
+        with Work(self.job, tools.jobs, self.storage, unspoken=self.unspoken) as self.work:
             self._account = Account(tools)
             children = self.children()
             if not children.submitted:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import tempfile
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from redis_consumer.archives import zip_files
+from redis_consumer.archives import Made, zip_files, zip_in_memory
 from redis_consumer.images import ImageFile, ImageHeader, ImageLimits, OpenImage, open_image, open_ome_zarr
 from redis_consumer.images.axes import CHANNELS, FRAMES
 from redis_consumer.job import Status
 from redis_consumer.results import safe_name
+from redis_consumer.storage.base import Content
 from redis_consumer.storage.folders import objects_below
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from redis_consumer.archives import Made
     from redis_consumer.images.source import BinaryFile
     from redis_consumer.job import Job
     from redis_consumer.queues.base import FieldValue, JobQueue
@@ -43,19 +45,18 @@ PROGRESS_SECONDS = 1.0
 """`progress` is written at most this often: nobody polls faster."""
 LARGE_BYTES = 2**25
 """Larger files are read by ranges, where that is wanted; smaller ones at once."""
+SMALL_BYTES = 2**23
+"""Results that are no larger, before they are zipped, are zipped in memory."""
 ZARR = ".zarr"
 UPLOADS = 8
 """Under way at once for one job: a label image as OME-Zarr has an object for each chunk."""
 
 
 class Work:
-    """The workbench of one job, with a folder of its own."""
+    """The workbench of one job, to be left as a context: it has a folder of its own where one is needed."""
 
-    def __init__(
-        self, job: Job, jobs: JobQueue, storage: Storage, folder: str, *, unspoken: Collection[Status] = ()
-    ) -> None:
+    def __init__(self, job: Job, jobs: JobQueue, storage: Storage, *, unspoken: Collection[Status] = ()) -> None:
         self.job = job
-        self.folder = Path(folder)
         self.result = str(uuid.uuid4())
         """Names the archive, and the folder of what stands beside it."""
         self.input: Path | None = None
@@ -72,6 +73,18 @@ class Work:
         self._unwritten: dict[str, FieldValue] = {}
         self._progress_at = 0.0
         self._opened = ExitStack()
+        self._made = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._made.close()
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder, made when it is first asked for: most jobs leave the disk alone."""
+        return Path(self._made.enter_context(tempfile.TemporaryDirectory(prefix="redis-consumer-")))
 
     def enter(self, stage: Status, fields: dict[str, FieldValue] | None = None) -> None:
         """Begin a stage: its word, the seconds of the one that ends, and `fields`, in one write.
@@ -152,13 +165,13 @@ class Work:
         self.enter(Status.PRE_PROCESSING, described(picture))
         return picture
 
-    def deliver(self, files: Iterable[tuple[str | Made, str]], extras: Mapping[ExtraOutput, Path] | None = None) -> str:
+    def deliver(self, files: Sequence[tuple[str | Made, str]], extras: Mapping[ExtraOutput, Path] | None = None) -> str:
         """Store files, as `store` does, and finish the job's hash; return the status."""
         self._jobs.update(self.job, {"status": Status.DONE, **self.store(files, extras)})
         return Status.DONE
 
     def store(
-        self, files: Iterable[tuple[str | Made, str]], extras: Mapping[ExtraOutput, Path] | None = None
+        self, files: Sequence[tuple[str | Made, str]], extras: Mapping[ExtraOutput, Path] | None = None
     ) -> dict[str, FieldValue]:
         """Zip files and upload; return what the hash of a job that is done says.
 
@@ -166,7 +179,7 @@ class Work:
         `extras` are files, or folders of files, that go beside the zip, never into it, below ``output/<uuid4>/``;
         the field `extra_outputs` lists their keys.
         """
-        upload = self._storage.upload(zip_files(files, self.folder / f"{self.result}.zip"))
+        upload = self._storage.upload(self._zipped(files))
         done: dict[str, FieldValue] = {
             "output_url": upload.url,
             "output_file_name": upload.key,
@@ -176,6 +189,13 @@ class Work:
         if extras:
             done["extra_outputs"] = json.dumps({kind: self._upload(path) for kind, path in extras.items()})
         return {**self.noted(), **done}
+
+    def _zipped(self, files: Sequence[tuple[str | Made, str]]) -> str | Content:
+        name = f"{self.result}.zip"
+        made = [file for file, _ in files if isinstance(file, Made)]
+        if len(made) == len(files) and sum(file.size for file in made) <= SMALL_BYTES:
+            return Content(name, zip_in_memory(files))
+        return zip_files(files, self.folder / name)
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each stage up to now: download, preprocess, prediction, postprocess, upload."""

@@ -21,6 +21,13 @@ class Upload(NamedTuple):
     """The address under which a reader finds it."""
 
 
+class Content(NamedTuple):
+    """A file that is in memory."""
+
+    name: str
+    data: bytes | memoryview
+
+
 class Storage(Protocol):
     """One bucket.  Keys use ``/``; safe for several threads."""
 
@@ -41,7 +48,7 @@ class Storage(Protocol):
         by the error of the storage.
         """
 
-    def upload(self, path: str | Path, subdir: str | None = None) -> Upload:
+    def upload(self, file: str | Path | Content, subdir: str | None = None) -> Upload:
         """Store the file as ``output/[<subdir>/]<basename>`` and return its key and URL.
 
         An object is either whole or absent.  AccessDenied, StorageUnavailable, or JobRejected for a bad name.

@@ -28,7 +28,7 @@ from redis_consumer.errors import (
     StorageUnavailable,
 )
 from redis_consumer.retry import call_with_retries
-from redis_consumer.storage.base import Upload
+from redis_consumer.storage.base import Content, Upload
 from redis_consumer.storage.clients import PUBLIC, StorageOptions, check_folder, endpoint_of, open_client
 from redis_consumer.storage.faults import (
     AclRefused,
@@ -55,6 +55,7 @@ ONE_PUT_BYTES = 64 * 2**20
 """Larger files go up in parts, each with a time limit; up to here one PUT is faster and needs this much memory."""
 PART_BYTES = 16 * 2**20
 CHUNK_BYTES = 4 * 2**20
+ZIP = ".zip"
 REMOVED_AT_A_TIME = 1000
 """S3 takes no more in one request."""
 SIGNED_FOR = timedelta(days=7)
@@ -121,18 +122,18 @@ class ObjectStorage:
         with RangeFile(version.size, fetch, start) as file:
             yield file
 
-    def upload(self, path: str | Path, subdir: str | None = None) -> Upload:
+    def upload(self, file: str | Path | Content, subdir: str | None = None) -> Upload:
         """Store the file as ``output/[<subdir>/]<basename>`` and return its key and URL; see the port.
 
         A zip without `subdir` is a result: it alone is made public where results are.  FileNotFoundError if
         there is no such file: that is a bug of the caller.
         """
-        path = _existing(path)
-        key = output_key(path.name, subdir)
-        if not subdir and path.suffix == ".zip":
-            self._publish(key, path)
+        there = file if isinstance(file, Content) else _existing(file)
+        key = output_key(there.name, subdir)
+        if not subdir and key.endswith(ZIP):
+            self._publish(key, there)
         else:
-            self._patiently(key, lambda: self._put(self._writer, key, path))
+            self._patiently(key, lambda: self._put(self._writer, key, there))
         return Upload(key, self.url(key))
 
     def deposit(self, path: str | Path) -> Upload:
@@ -234,10 +235,10 @@ class ObjectStorage:
                 with suppress(ObjectNotFound):
                     self._patiently(path, partial(obstore.delete, self._writer, path))
 
-    def _publish(self, key: str, path: Path) -> None:
+    def _publish(self, key: str, file: Path | Content) -> None:
         """Store a result, readable for everybody where that is wanted and the bucket has such permissions."""
         try:
-            self._patiently(key, lambda: self._put(self._publisher, key, path))
+            self._patiently(key, lambda: self._put(self._publisher, key, file))
         except AclRefused:
             if self._publisher is self._writer:
                 raise
@@ -246,16 +247,17 @@ class ObjectStorage:
                 self.bucket,
             )
             self._publisher = self._writer
-            self._patiently(key, lambda: self._put(self._writer, key, path))
+            self._patiently(key, lambda: self._put(self._writer, key, file))
 
-    def _put(self, store: ObjectStore, key: str, path: Path) -> None:
-        attributes = {"Content-Type": "application/zip"} if path.suffix == ".zip" else {}
+    def _put(self, store: ObjectStore, key: str, file: Path | Content) -> None:
+        attributes = {"Content-Type": "application/zip"} if key.endswith(ZIP) else {}
+        size = len(file.data) if isinstance(file, Content) else file.stat().st_size
         obstore.put(
             store,
             key,
-            path,
+            file.data if isinstance(file, Content) else file,
             attributes=attributes if self.bucket.cloud is not Cloud.FILE else None,  # a folder keeps none
-            use_multipart=path.stat().st_size > ONE_PUT_BYTES,
+            use_multipart=size > ONE_PUT_BYTES,
             chunk_size=PART_BYTES,
         )
 

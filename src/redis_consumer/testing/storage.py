@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from redis_consumer.errors import JobRejected, ObjectNotFound, RetryJob
+from redis_consumer.storage.base import Content
 
 if TYPE_CHECKING:
     from redis_consumer.storage.base import Storage
@@ -199,6 +200,18 @@ class StorageExam:
     def test_a_file_that_is_not_there_is_the_callers_bug(self, storage: Storage, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"no file 'missing\.zip' to upload"):
             storage.upload(tmp_path / "missing.zip")
+
+    @pytest.mark.parametrize("data", [b"", b"zipped", memoryview(b"zipped")])
+    def test_uploads_what_is_in_memory(self, storage: Storage, data: bytes | memoryview) -> None:
+        assert storage.upload(Content("result.zip", data)).key == "output/result.zip"
+        assert storage.upload(Content("part.tif", data), "a/b").key == "output/a/b/part.tif"
+        for key in ("output/result.zip", "output/a/b/part.tif"):
+            assert self.stored(storage, key) == bytes(data)
+
+    def test_what_is_in_memory_needs_a_plain_name(self, storage: Storage) -> None:
+        for name in ("..", "a\nb"):
+            with pytest.raises(JobRejected):
+                storage.upload(Content(name, b"1"))
 
     def test_an_empty_file_survives(self, storage: Storage, tmp_path: Path) -> None:
         key, _ = storage.upload(_file(tmp_path / "empty.zip", b""))

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from contextlib import contextmanager
+import zipfile
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from redis_consumer.archives import Made
 from redis_consumer.arrays import Labels
 from redis_consumer.consumers import work as work_module
 from redis_consumer.consumers.work import Work, is_zarr
@@ -42,8 +44,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+_benches = ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def _cleared() -> Iterator[None]:
+    yield
+    _benches.close()
+
+
 def bench(lab: Lab, **fields: str) -> Work:
-    return Work(lab.claim(**fields), lab.queue, lab.storage, str(lab.folder))
+    return _benches.enter_context(Work(lab.claim(**fields), lab.queue, lab.storage))
 
 
 class TestStages:
@@ -74,7 +85,7 @@ class TestStages:
         assert lab.queue.words() == ["predicting"]
 
     def test_a_stage_without_a_word_leaves_its_fields_to_the_next(self, lab: Lab, clock: Clock) -> None:
-        work = Work(lab.claim(), lab.queue, lab.storage, str(lab.folder), unspoken={Status.POST_PROCESSING})
+        work = Work(lab.claim(), lab.queue, lab.storage, unspoken={Status.POST_PROCESSING})
         work.enter(Status.PREDICTING)
         clock.now += 3
         work.enter(Status.POST_PROCESSING)
@@ -205,6 +216,25 @@ class TestDeliver:
         assert fields["output_url"] == lab.storage.url(fields["output_file_name"])
         assert Path(lab.folder, "bucket", fields["output_file_name"]).is_file()
 
+    @pytest.mark.parametrize("large", [False, True])
+    def test_a_small_result_that_is_on_no_disk_stays_so(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch, *, large: bool
+    ) -> None:
+        monkeypatch.setattr(work_module, "SMALL_BYTES", 5 if large else 6)
+        made = [(Made(3, lambda: [b"ab", b"c"]), "a.tif"), (Made(3, lambda: [b"def"]), "b.tif")]
+        work = bench(lab)
+        fields = work.store(made)
+        assert ("folder" in vars(work)) is large
+        with zipfile.ZipFile(Path(lab.folder, "bucket", str(fields["output_file_name"]))) as archive:
+            assert [archive.read(name) for name in archive.namelist()] == [b"abc", b"def"]
+
+    def test_a_file_among_them_needs_the_disk(self, lab: Lab) -> None:
+        path = lab.folder / "labels.tif"
+        path.write_bytes(b"labels")
+        fields = bench(lab).store([(Made(3, lambda: [b"abc"]), "a.tif"), (str(path), "b.tif")])
+        with zipfile.ZipFile(Path(lab.folder, "bucket", str(fields["output_file_name"]))) as archive:
+            assert archive.namelist() == ["a.tif", "b.tif"]
+
     def test_no_two_results_share_a_name(self, lab: Lab) -> None:
         (lab.folder / "labels.tif").touch()
         names = set()
@@ -213,6 +243,12 @@ class TestDeliver:
             lab.queue.settle(work.job, work.deliver([(str(lab.folder / "labels.tif"), "a.tif")]), {})
             names.add(lab.broker.jobs[work.job.key]["output_file_name"])
         assert len(names) == 2
+
+
+def test_the_folder_goes_with_the_context(lab: Lab) -> None:
+    with Work(lab.claim(), lab.queue, lab.storage) as work:
+        (work.folder / "x").touch()
+    assert not work.folder.exists()
 
 
 @pytest.mark.parametrize(
