@@ -12,5 +12,8 @@ if TYPE_CHECKING:
 
 def require_finite(values: npt.NDArray[Any], what: str) -> None:
     """ValueError, with `what` in front, where a value is NaN or infinity."""
-    if not np.isfinite(values).all():
+    # The sum of such values is none itself, and one call with nothing in between; but a sum may be too large.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = values.sum()
+    if not (np.isfinite(total) or np.isfinite(values).all()):
         raise ValueError(f"{what} holds values that are not finite (NaN or infinity)")

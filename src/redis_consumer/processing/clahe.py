@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -47,8 +47,7 @@ LEVELS = 2**14
 _PER_BIN = 1 + LEVELS // BINS
 _SCALE, _OFFSET = np.float32((LEVELS - 1) / (2**16 - 1) / _PER_BIN), np.float32(0.0077138)
 """From 16 bits to a bin.  The definition rounds to 14 bits in between, which the offset does for all 65,536 values."""
-_TABLES = 512
-"""Regions worked on at a time: the temporary arrays stay in the processor's cache."""
+_SPANS = 64  # of an axis, whose places are kept: making them is a dozen short calls
 
 
 class Span(NamedTuple):
@@ -93,17 +92,13 @@ class Histograms:
 
     def add(self, rows: slice, columns: slice, values: Plane) -> None:
         """Count the pixels of a block, `values`, at `rows` and `columns` of the plane; each pixel once in all."""
-        down, across = self._rows.counted(rows), self._columns.counted(columns)
+        down, across = _counted(self._rows, rows.start, rows.stop), _counted(self._columns, columns.start, columns.stop)
         kernels.count(_plain(values), self._grey, *down, *across, self._counts)
 
     def equalizer(self) -> Equalizer:
         """Return what equalizes the plane; every pixel must have been counted."""
         pixels = self._rows.kernel * self._columns.kernel
-        limit = max(int(CLIP_LIMIT * pixels), 1)
-        tables = np.empty(self._counts.shape, np.float32)
-        flat, out = self._counts.reshape(-1, BINS), tables.reshape(-1, BINS)
-        for some in (slice(first, first + _TABLES) for first in range(0, len(flat), _TABLES)):
-            out[some] = _levels(_clipped(flat[some].astype(np.int64), limit), pixels)
+        tables = kernels.levels(self._counts, max(int(CLIP_LIMIT * pixels), 1), pixels, LEVELS - 1)
         return Equalizer(self._rows, self._columns, self._grey, tables, self._counts > 0)
 
 
@@ -153,10 +148,11 @@ class Equalizer:
 
     def levels(self, rows: slice, columns: slice, values: Plane) -> Floats:
         """Return the levels of a block before they are stretched: whole numbers from 0 to `LEVELS` - 1, float32."""
-        down, across = self._rows.between(rows), self._columns.between(columns)
         kind = np.float32 if self._short_weights() else np.float64
-        weights = down.weights(kind), across.weights(kind)
-        return kernels.blend(_plain(values), self._grey, down.regions, across.regions, *weights, self._tables)
+        down = _between(self._rows, rows.start, rows.stop, kind)
+        across = _between(self._columns, columns.start, columns.stop, kind)
+        places = down.regions, across.regions, down.weights, across.weights
+        return kernels.blend(_plain(values), self._grey, *places, self._tables)
 
     def _short_weights(self) -> bool:
         """Return whether float32 holds the product of any two weights, so that it will do in place of float64."""
@@ -172,19 +168,11 @@ class _Counted(NamedTuple):
 
 
 class _Between(NamedTuple):
-    """For each pixel of a block along one axis the two regions between whose centres it lies, and how far it is."""
+    """For each pixel of a block along one axis the two regions between whose centres it lies."""
 
-    lower: Indices
-    upper: Indices
-    share: npt.NDArray[np.float64]
-
-    @property
-    def regions(self) -> tuple[Indices, Indices]:
-        return self.lower, self.upper
-
-    def weights(self, kind: type[np.floating]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return what each of both counts."""
-        return (1 - self.share).astype(kind), self.share.astype(kind)
+    regions: tuple[Indices, Indices]
+    weights: tuple[npt.NDArray[Any], npt.NDArray[Any]]
+    """What each of both counts."""
 
 
 @dataclass(frozen=True)
@@ -202,18 +190,24 @@ class _Axis:
         """Return the regions that `span` has pixels of."""
         return slice(span.start // self.kernel, (span.stop - 1) // self.kernel + 1)
 
-    def counted(self, span: slice) -> _Counted:
-        """Return which pixels of `span` count where: the last region is filled up by mirroring the plane."""
-        place = np.arange(self.regions * self.kernel)
-        period = max(2 * (self.size - 1), 1)
-        mirrored = np.minimum(place % period, period - place % period) if self.size > 1 else 0 * place
-        inside = (mirrored >= span.start) & (mirrored < span.stop)
-        return _Counted(mirrored[inside] - span.start, place[inside] // self.kernel)
 
-    def between(self, span: slice) -> _Between:
-        """Return the regions to interpolate between; beyond the outermost centres both are the same."""
-        cell, rest = np.divmod(np.arange(span.start, span.stop) + self.kernel // 2, self.kernel)
-        return _Between(np.maximum(cell - 1, 0), np.minimum(cell, self.regions - 1), rest / self.kernel)
+@lru_cache(maxsize=_SPANS)
+def _counted(axis: _Axis, start: int, stop: int) -> _Counted:
+    """Return which pixels of a span count where: the last region is filled up by mirroring the plane."""
+    place = np.arange(axis.regions * axis.kernel)
+    period = max(2 * (axis.size - 1), 1)
+    mirrored = np.minimum(place % period, period - place % period) if axis.size > 1 else 0 * place
+    inside = (mirrored >= start) & (mirrored < stop)
+    return _Counted(mirrored[inside] - start, place[inside] // axis.kernel)
+
+
+@lru_cache(maxsize=_SPANS)
+def _between(axis: _Axis, start: int, stop: int, kind: type[np.floating]) -> _Between:
+    """Return the regions to interpolate between; beyond the outermost centres both are the same."""
+    cell, rest = np.divmod(np.arange(start, stop) + axis.kernel // 2, axis.kernel)
+    regions = np.maximum(cell - 1, 0), np.minimum(cell, axis.regions - 1)
+    share = rest / axis.kernel
+    return _Between(regions, ((1 - share).astype(kind), share.astype(kind)))
 
 
 def _grey(low: float, high: float) -> kernels.Grey:
@@ -245,42 +239,3 @@ def _around(tables: Floats, bins: Indices) -> Floats:
     near = np.pad(tables, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows, columns = np.ogrid[: bins.shape[0], : bins.shape[1]]
     return np.stack([near[rows + y, columns + x, bins] for y in range(3) for x in range(3)])
-
-
-def _clipped(counts: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """Return histograms (regions, bins) in which no bin exceeds `limit`; what was above is spread over the others."""
-    excess = np.maximum(counts - limit, 0).sum(axis=1)
-    counts = np.minimum(counts, limit)
-    share = excess // BINS
-    low = counts < (limit - share)[:, None]
-    counts += low * share[:, None]
-    excess -= low.sum(axis=1) * share
-    nearly = (counts >= (limit - share)[:, None]) & (counts < limit)
-    excess -= np.where(nearly, limit - counts, 0).sum(axis=1)
-    counts[nearly] = limit
-    return _spread(counts, excess, limit)
-
-
-def _spread(counts: npt.NDArray[np.int64], excess: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """Add `excess` to bins below `limit`, one to each, at equal distances, from a first bin that moves up.
-
-    There is always room: BINS times `limit` is more than the pixels of a region.
-    """
-    first = 0
-    bins = np.arange(BINS)
-    while (open_ := np.flatnonzero(excess > 0)).size:
-        below = counts[open_] < limit
-        step = np.maximum(below.sum(axis=1) // excess[open_], 1)[:, None]
-        chosen = below & (bins >= first) & ((bins - first) % step == 0)
-        counts[open_] += chosen
-        excess[open_] -= chosen.sum(axis=1)
-        first = (first + 1) % BINS
-    return counts
-
-
-def _levels(counts: npt.NDArray[np.int64], pixels: int) -> npt.NDArray[np.float64]:
-    """Return for each bin the level that it becomes, from histograms (regions, bins) of so many pixels each."""
-    levels = np.cumsum(counts, axis=1) * np.float64((LEVELS - 1) / pixels)
-    np.minimum(levels, LEVELS - 1, out=levels)
-    np.trunc(levels, out=levels)
-    return levels

@@ -20,7 +20,7 @@ import scipy  # both load their parts at their first use
 
 from redis_consumer.processing import kernels, ties
 from redis_consumer.processing.kernels import plain
-from redis_consumer.processing.labels import looked_up
+from redis_consumer.processing.labels import looked_up, neighbourhood
 from redis_consumer.scikit import ski
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def flood(heights: Heights, markers: Ids, mask: Mask) -> LabelImage:
     Equal to `skimage.segmentation.watershed(-heights, markers, mask=mask)` in every pixel.  What no marker reaches
     is 0, and a marker outside the mask does not count.
     """
-    pieces, count = scipy.ndimage.label(mask)
+    pieces, count = scipy.ndimage.label(mask, neighbourhood(mask.ndim, corners=False))
     places = np.flatnonzero(markers)
     places = places[pieces.flat[places] > 0]
     if not places.size:

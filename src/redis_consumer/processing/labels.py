@@ -6,6 +6,7 @@ A label image is an integer array, 0 is background, every other value one object
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     LabelImage = npt.NDArray[np.int32]
+
+_SHAPES = 32  # of images, whose steps are kept
 
 
 def erode(labels: LabelImage, width: int) -> LabelImage:
@@ -49,23 +52,29 @@ def label_places(places: npt.NDArray[np.intp], shape: tuple[int, ...], *, corner
 
     Most often no two of them touch, which is seen without an image.
     """
-    neighbours = scipy.ndimage.generate_binary_structure(len(shape), len(shape) if corners else 1)
-    steps = np.argwhere(neighbours) - 1
-    strides = np.append(np.cumprod(shape[:0:-1])[::-1], 1)
-    ahead = [step for step in (steps @ strides).tolist() if step > 0]
     # Steps across the border lead to the next row: then labelling decides.
-    if not any(_share(places, places + step) for step in ahead):
+    if not kernels.touch(places, _steps_ahead(shape, corners=corners)):
         return np.arange(1, places.size + 1, dtype=np.int32)
     image = np.zeros(shape, bool)
     image.flat[places] = True
     labels = np.empty(shape, np.int32)
-    scipy.ndimage.label(image, neighbours, output=labels)
+    scipy.ndimage.label(image, neighbourhood(len(shape), corners=corners), output=labels)
     return labels.flat[places]
 
 
-def _share(places: npt.NDArray[np.intp], others: npt.NDArray[np.intp]) -> bool:
-    """Return whether two ascending arrays have a value in common."""
-    return bool((places.take(np.searchsorted(places, others), mode="clip") == others).any()) if places.size else False
+@cache
+def neighbourhood(rank: int, *, corners: bool) -> npt.NDArray[np.bool_]:
+    """Return which pixels around one are its neighbours, at its edges, with `corners` at its corners too."""
+    structure: npt.NDArray[np.bool_] = scipy.ndimage.generate_binary_structure(rank, rank if corners else 1)
+    return structure
+
+
+@lru_cache(maxsize=_SHAPES)
+def _steps_ahead(shape: tuple[int, ...], *, corners: bool) -> npt.NDArray[np.intp]:
+    """Return the steps in a flat image of `shape` to those neighbours of a pixel that come after it."""
+    strides = np.append(np.cumprod(shape[:0:-1])[::-1], 1)
+    steps = (np.argwhere(neighbourhood(len(shape), corners=corners)) - 1) @ strides
+    return np.ascontiguousarray(steps[steps > 0], np.intp)
 
 
 def remove_small(labels: npt.NDArray[np.integer], min_size: int) -> LabelImage:

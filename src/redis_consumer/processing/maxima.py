@@ -43,14 +43,15 @@ def h_maxima(values: Floats, h: float, radius: int) -> Mask:
     """
     if not h > 0:
         raise ValueError(f"the height of a maximum is {h}: allowed is more than 0")
-    if values.size == 0 or h > np.ptp(values):
+    if values.size == 0 or h > values.max() - (lowest := values.min()):
         return np.zeros(values.shape, bool)
     if values.ndim != 2 or radius < 2:  # noqa: PLR2004 - the shortcuts below are about disks that hold a 3x3 square
         return _by_reconstruction(values, h, radius)
     margin = radius + max(radius, _LEAST_SPAN)
-    padded = np.ascontiguousarray(np.pad(values, margin, constant_values=values.min()))
+    padded, inside = np.full(np.add(values.shape, 2 * margin), lowest, values.dtype), (slice(margin, -margin),) * 2
+    padded[inside] = values
     found = _by_floods(padded, values.dtype.type(h), radius, margin)
-    return _by_reconstruction(values, h, radius) if found is None else found[margin:-margin, margin:-margin]
+    return _by_reconstruction(values, h, radius) if found is None else found[inside]
 
 
 def peaks(
@@ -146,20 +147,21 @@ class _Relief:
 
     def standing(self, places: Indices, shape: tuple[int, ...]) -> Mask | None:
         """Return for each of `places`, highest in their disks, whether it is an h-maximum; None without budget."""
-        plateau, value = label_places(places, shape), self.values[places]
-        low, high, _, _ = scipy.ndimage.extrema(value, plateau, np.arange(1, plateau.max() + 1))
-        if (np.subtract(high, low) >= self.h).any():
-            return None
-        # On a plateau so flat all of one height reach each other: one flood for them.  Complex numbers sort as pairs.
-        _, first, group = np.unique(plateau + 1j * value, return_index=True, return_inverse=True)
-        starts = places[first]
+        plateau, value, starts, group = label_places(places, shape), self.values[places], places, None
+        if (count := int(plateau.max())) < places.size:  # some touch
+            low, high, _, _ = scipy.ndimage.extrema(value, plateau, np.arange(1, count + 1))
+            if (np.subtract(high, low) >= self.h).any():
+                return None
+            # On one so flat all of one height reach each other: one flood for them.  Complex numbers sort as pairs.
+            _, first, group = np.unique(plateau + 1j * value, return_index=True, return_inverse=True)
+            starts = places[first]
         alone = np.concatenate([self._apart(starts[i : i + _AT_ONCE]) for i in range(0, starts.size, _AT_ONCE)])
         seen = np.zeros(self.values.size, np.int32)
         for i in np.flatnonzero(~alone).tolist():
             alone[i] = self._stands_alone(starts[i], seen, i + 1)
             if self.budget < 0:
                 return None
-        return alone[group]
+        return alone if group is None else alone[group]
 
     def _apart(self, starts: Indices) -> Mask:
         """Return which of `starts` are seen to stand alone by a look around: most of them, where cells are alike."""

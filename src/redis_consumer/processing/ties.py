@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy  # both load their parts at their first use
 
+from redis_consumer.processing.labels import neighbourhood
 from redis_consumer.scikit import ski
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _levels(chosen: Ids, basins: Ids, heights: Heights, markers: Ids) -> npt.NDA
     """
     padded = np.zeros([size + 2 for size in basins.shape])
     result = padded[(slice(1, -1),) * basins.ndim]
-    edges = scipy.ndimage.generate_binary_structure(basins.ndim, 1)
+    edges = neighbourhood(basins.ndim, corners=False)
     boxes = scipy.ndimage.find_objects(basins)
     for basin in chosen.tolist():
         box = boxes[basin - 1]

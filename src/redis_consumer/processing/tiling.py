@@ -74,8 +74,6 @@ class Axis:
     def sources(self, pad_mode: PadMode) -> Indices:
         """Return for each pixel that the tiles cover the one of the image that stands there, negative for zero."""
         own = np.arange(self.size)
-        if not any(self.padding):
-            return own
         if self.mode(pad_mode) == "constant":
             return np.pad(own, self.padding, constant_values=-1)
         return np.pad(own, self.padding, mode="reflect")
@@ -134,10 +132,11 @@ def tiles(read: Read, grid: TileGrid, pad_mode: PadMode = "reflect") -> Iterator
     The image is padded as the tiles need it: reflected at its border or, with `constant`, by zeros.  An axis shorter
     than a tile is always reflected, as often as it takes.
     """
-    sources = grid.rows.sources(pad_mode)
+    sources = grid.rows.sources(pad_mode) if any(grid.rows.padding) else None
     for frame in range(grid.frames):
         for rows in grid.rows.spans():
-            band = _padded(_rows(read, frame, sources[rows]), grid.columns, pad_mode)
+            band = read(frame, rows) if sources is None else _rows(read, frame, sources[rows])
+            band = _padded(band, grid.columns, pad_mode)
             yield from (band[:, columns] for columns in grid.columns.spans())
 
 

@@ -15,7 +15,7 @@ import scipy
 from hypothesis import given, settings, strategies as st
 
 from redis_consumer.processing import deep_watershed, histogram_normalization, kernels, tile, untile
-from redis_consumer.processing.clahe import Histograms
+from redis_consumer.processing.clahe import Histograms, _between, _counted
 from redis_consumer.processing.kernels import plain
 
 if TYPE_CHECKING:
@@ -115,7 +115,10 @@ def test_grey_values_are_counted_and_blended_alike(seed: int) -> None:
     rows, columns = (slice(start, None) for start in rng.integers(0, np.array(plane.shape)))
     rows, columns = slice(rows.start, plane.shape[0]), slice(columns.start, plane.shape[1])
     for made in (plain, compiled):
-        counted = histograms._rows.counted(rows), histograms._columns.counted(columns)
+        counted = (
+            _counted(histograms._rows, rows.start, rows.stop),
+            _counted(histograms._columns, columns.start, columns.stop),
+        )
         counts = histograms._counts.copy()
         made.count(given[rows, columns], histograms._grey, *counted[0], *counted[1], counts)
         if made is plain:
@@ -123,11 +126,34 @@ def test_grey_values_are_counted_and_blended_alike(seed: int) -> None:
     np.testing.assert_array_equal(counts, expected)
     histograms.add(slice(0, plane.shape[0]), slice(0, plane.shape[1]), plane)
     equalizer = histograms.equalizer()
-    down, across = equalizer._rows.between(rows), equalizer._columns.between(columns)
     for kind in (np.float32, np.float64):
-        weights = down.weights(kind), across.weights(kind)
-        arguments = given[rows, columns], equalizer._grey, down.regions, across.regions, *weights, equalizer._tables
+        down = _between(equalizer._rows, rows.start, rows.stop, kind)
+        across = _between(equalizer._columns, columns.start, columns.stop, kind)
+        places = down.regions, across.regions, down.weights, across.weights
+        arguments = given[rows, columns], equalizer._grey, *places, equalizer._tables
         np.testing.assert_array_equal(compiled.blend(*arguments), plain.blend(*arguments))
+
+
+@drawn
+@given(seeds, st.floats(0.002, 1))
+def test_histograms_become_levels_alike(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    pixels, regions = int(rng.integers(1, 5000)), tuple(rng.integers(1, 4, 2))
+    # From even ones, in which nothing is clipped, to one bin that has it all.
+    chances = rng.dirichlet(np.full(kernels.BINS, 10 ** rng.uniform(-3, 2)), regions)
+    counts = rng.multinomial(pixels, chances).astype(np.int32)
+    limit = max(int(share * pixels), -(-pixels // kernels.BINS), 1)
+    made, expected = (module.levels(counts, limit, pixels, 2**14 - 1) for module in (compiled, plain))
+    assert made.dtype == expected.dtype == np.float32
+    np.testing.assert_array_equal(made, expected)
+
+
+@drawn
+@given(st.sets(st.integers(0, 60)), st.lists(st.integers(1, 12), max_size=4))
+def test_places_that_touch_are_seen_alike(found: set[int], ahead: list[int]) -> None:
+    places, steps = np.array(sorted(found), np.intp), np.array(ahead, np.intp)
+    expected = any(place + step in found for place in found for step in ahead)
+    assert compiled.touch(places, steps) == plain.touch(places, steps) == expected
 
 
 @drawn

@@ -24,8 +24,10 @@ __all__ = [
     "count",
     "fade_in",
     "flood",
+    "levels",
     "look_up",
     "sizes",
+    "touch",
     "without_higher",
 ]
 
@@ -38,6 +40,8 @@ correlate = chosen.correlate
 count = chosen.count
 fade_in = chosen.fade_in
 flood = chosen.flood
+levels = chosen.levels
 look_up = chosen.look_up
 sizes = chosen.sizes
+touch = chosen.touch
 without_higher = chosen.without_higher

@@ -125,6 +125,66 @@ cdef blended(
     return result
 
 
+def levels(const int32_t[:, :, ::1] counts, int64_t limit, Index pixels, int64_t highest):
+    cdef Index y, x
+    cdef float[:, :, ::1] out
+    require_bins(counts.shape[2])
+    if limit < 1 or pixels < 1:
+        raise ValueError("a limit and pixels of at least 1")
+    tables = np.empty((counts.shape[0], counts.shape[1], _BINS), np.float32)
+    out = tables
+    with nogil:
+        for y in range(counts.shape[0]):
+            for x in range(counts.shape[1]):
+                to_levels(&counts[y, x, 0], limit, highest / <double>pixels, highest, &out[y, x, 0])
+    return tables
+
+
+cdef void to_levels(
+    const int32_t *counts, int64_t limit, double factor, int64_t highest, float *out
+) noexcept nogil:
+    cdef int64_t clipped[_BINS]
+    cdef int64_t excess = 0, share, spread = 0, total = 0
+    cdef double level
+    cdef Index i
+    for i in range(_BINS):
+        excess += max(counts[i] - limit, 0)
+        clipped[i] = min(counts[i], limit)
+    share = excess // _BINS
+    for i in range(_BINS):
+        if clipped[i] < limit - share:
+            clipped[i] += share
+            excess -= share
+    for i in range(_BINS):
+        if limit - share <= clipped[i] < limit:
+            spread += limit - clipped[i]
+            clipped[i] = limit
+    spread_out(clipped, excess - spread, limit)
+    for i in range(_BINS):
+        total += clipped[i]
+        level = total * factor
+        out[i] = <float><int64_t>(level if level < highest else highest)
+
+
+cdef void spread_out(int64_t *counts, int64_t excess, int64_t limit) noexcept nogil:
+    cdef int64_t below, given
+    cdef Index i, step, first = 0
+    while excess > 0:
+        below, given = 0, 0
+        for i in range(_BINS):
+            below += counts[i] < limit
+        if below == 0:  # which pixels of one region cannot bring about
+            return
+        step, i = max(below // excess, 1), first
+        while i < _BINS:
+            if counts[i] < limit:
+                counts[i] += 1
+                given += 1
+            i += step
+        excess -= given
+        first = (first + 1) % _BINS
+
+
 cdef struct Line:
     float *values
     int16_t *bins
@@ -468,6 +528,21 @@ def look_up(const int32_t[::1] table, const Id[::1] labels, int32_t[::1] out):
             out[i] = table[labels[i]]
     if not inside:
         raise IndexError("a label has no entry in the table")
+
+
+def touch(const Index[::1] places, const Index[::1] steps):
+    cdef Index i, j, k, place, size = places.shape[0]
+    cdef bint found = False
+    with nogil:
+        for k in range(steps.shape[0]):
+            j = 0
+            for i in range(size):
+                place = places[i] + steps[k]
+                while j < size and places[j] < place:
+                    j += 1
+                if j < size and places[j] == place:
+                    found = True
+    return found
 
 
 # Watershed

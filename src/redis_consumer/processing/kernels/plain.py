@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array = npt.NDArray[Any]
+    Counts = npt.NDArray[np.int64]
     Floats = npt.NDArray[np.floating]
     Ids = npt.NDArray[np.integer]
     Indices = npt.NDArray[np.intp]
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 BINS = 256
 _STRIP = 2**15
 """Pixels worked on at a time: the temporary arrays stay in the processor's cache."""
+_TABLES = 512
+"""Regions worked on at a time, for the same reason."""
 _SPARE = 16
 
 
@@ -97,6 +100,51 @@ def blend(
                 strip += part.astype(np.float32, copy=False)
         np.trunc(strip, out=strip)
     return result
+
+
+def levels(counts: npt.NDArray[np.int32], limit: int, pixels: int, highest: int) -> npt.NDArray[np.float32]:
+    """Return for each bin the level that it becomes, a whole number up to `highest`, in the shape of `counts`.
+
+    `counts` are histograms (..., bins) of so many `pixels` each.  In none may a bin have more than `limit`: what is
+    above counts in the others.
+    """
+    tables = np.empty(counts.shape, np.float32)
+    flat, out = counts.reshape(-1, BINS), tables.reshape(-1, BINS)
+    for some in (slice(first, first + _TABLES) for first in range(0, len(flat), _TABLES)):
+        sums = np.cumsum(_clipped(flat[some].astype(np.int64), limit), axis=1) * np.float64(highest / pixels)
+        out[some] = np.trunc(np.minimum(sums, highest, out=sums), out=sums)
+    return tables
+
+
+def _clipped(counts: Counts, limit: int) -> Counts:
+    """Return histograms (regions, bins) in which no bin exceeds `limit`; what was above is spread over the others."""
+    excess = np.maximum(counts - limit, 0).sum(axis=1)
+    counts = np.minimum(counts, limit)
+    share = excess // BINS
+    low = counts < (limit - share)[:, None]
+    counts += low * share[:, None]
+    excess -= low.sum(axis=1) * share
+    nearly = (counts >= (limit - share)[:, None]) & (counts < limit)
+    excess -= np.where(nearly, limit - counts, 0).sum(axis=1)
+    counts[nearly] = limit
+    return _spread(counts, excess, limit)
+
+
+def _spread(counts: Counts, excess: Counts, limit: int) -> Counts:
+    """Add `excess` to bins below `limit`, one to each, at equal distances, from a first bin that moves up.
+
+    There is always room: BINS times `limit` is more than the pixels of a region.
+    """
+    first = 0
+    bins = np.arange(BINS)
+    while (open_ := np.flatnonzero(excess > 0)).size:
+        below = counts[open_] < limit
+        step = np.maximum(below.sum(axis=1) // excess[open_], 1)[:, None]
+        chosen = below & (bins >= first) & ((bins - first) % step == 0)
+        counts[open_] += chosen
+        excess[open_] -= chosen.sum(axis=1)
+        first = (first + 1) % BINS
+    return counts
 
 
 def _bins(values: Array, grey: Grey) -> Indices:
@@ -273,6 +321,15 @@ def look_up(table: LabelImage, labels: Ids, out: LabelImage) -> None:
     for start in range(0, labels.size, _STRIP):
         strip = slice(start, start + _STRIP)
         out[strip] = table.take(labels[strip])
+
+
+def touch(places: Indices, steps: Indices) -> bool:
+    """Return whether one of `steps` leads from one of `places`, which ascend, to another one."""
+    for step in steps if places.size else ():
+        others = places + step
+        if (places.take(np.searchsorted(places, others), mode="clip") == others).any():
+            return True
+    return False
 
 
 # Watershed
