@@ -6,8 +6,12 @@ Knows no queue, no key and no job.
 from __future__ import annotations
 
 import re
+import socket
+import ssl
+import struct
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,6 +34,8 @@ TRIES = 10
 """Of a command that is called by attribute, while Redis does not answer."""
 HEALTH_SECONDS = 30
 """A connection that was idle for longer is tried with a PING before it is used."""
+FRESH_SECONDS = 1.0
+"""A connection that answered so lately needs no look whether it is still there."""
 DEFAULT_MASTER = "mymaster"
 """The set of Redis servers to use where a Sentinel watches several."""
 
@@ -103,6 +109,7 @@ class RedisClient:
         self._retry = Retry(ExponentialBackoff(cap=backoff, base=0.1), TRIES - 1, (QueueUnavailable,))
         self._lock = threading.Lock()
         self._master: Any = None
+        self._kept: Any = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(redis.Redis, name):
@@ -125,6 +132,11 @@ class RedisClient:
                 raise
             raise ours from error
 
+    def ask(self, *command: str | bytes | float) -> Any:
+        """Return the reply to a command, which is sent once; redis-py's errors leave as they are: see `translated`."""
+        self._found()
+        return self._kept.ask(*command)
+
     def close(self) -> None:
         """Close all connections; the next command opens new ones."""
         with self._lock:
@@ -142,6 +154,7 @@ class RedisClient:
         with self._lock:
             if self._master is None:
                 self._master = self._find()
+                self._kept = KeptConnections(self._master.connection_pool)
             return self._master
 
     def _find(self) -> Any:
@@ -188,6 +201,40 @@ class RedisClient:
         )
 
 
+class KeptConnections:
+    """Connections of a pool that are used again and again.  Safe for several threads.
+
+    Half of what a command costs redis-py are counters, tries, and a look whether the connection is still there each
+    time that the pool lends it.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._idle: deque[tuple[Any, float]] = deque()
+
+    def ask(self, *command: str | bytes | float) -> Any:
+        """Return the reply to a command."""
+        connection = self._taken()
+        try:
+            connection.send_command(*command)
+            # Said, because Sentinel's connections would go back with the reply still to come, for the next one to read.
+            reply = connection.read_response(disconnect_on_error=True)
+        except BaseException:
+            self._pool.release(connection)
+            raise
+        self._idle.append((connection, time.monotonic()))
+        return reply
+
+    def _taken(self) -> Any:
+        with suppress(IndexError):
+            connection, used_at = self._idle.pop()
+            # Sentinel's pool does not own what leads to a former master.
+            if time.monotonic() - used_at < FRESH_SECONDS and self._pool.owns_connection(connection):
+                return connection
+            self._pool.release(connection)
+        return self._pool.get_connection()
+
+
 class BoundedParser(DefaultParser):  # type: ignore[valid-type,misc] # redis-py chooses it: hiredis, which we depend on
     """Reads replies, but none larger than `MOST_REPLY_BYTES`: who answers more is no Redis of ours."""
 
@@ -195,6 +242,26 @@ class BoundedParser(DefaultParser):  # type: ignore[valid-type,misc] # redis-py 
         """Begin to read from a new connection."""
         super().on_connect(connection, **kwargs)
         self._reader: Any = BoundedReader(self._reader)
+        _timed_by_the_system(self._sock, connection.socket_timeout)
+
+    def read_from_socket(self, *args: Any, **kwargs: Any) -> Any:
+        """Read what has come; TimeoutError if nothing comes in time."""
+        try:
+            return super().read_from_socket(*args, **kwargs)
+        except redis.ConnectionError as error:
+            if isinstance(error.__context__, BlockingIOError):  # what the system's time limit raises
+                raise redis.TimeoutError("Timeout reading from socket") from error
+            raise
+
+
+def _timed_by_the_system(connected: socket.socket, seconds: float) -> None:
+    """Give a socket the system's time limits in place of Python's, which cost another call at each read and write."""
+    if isinstance(connected, ssl.SSLSocket):  # which can do without Python's only where it reads what was waited for
+        return
+    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    connected.settimeout(None)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connected.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 class BoundedReader:

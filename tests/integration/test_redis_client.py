@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
+from redis_consumer import redis as redis_module
 from redis_consumer.errors import QueueUnavailable, SettingsError
-from redis_consumer.queues.lua import _asked
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
-from redis_consumer.redis import RedisClient, Waiter, translate
+from redis_consumer.redis import KeptConnections, RedisClient, Waiter, translate
 from redis_consumer.testing.servers import HOST, Server, find_redis, free_port, start_redis, start_sentinel
 
 if TYPE_CHECKING:
@@ -113,8 +113,9 @@ class TestOutage:
     def test_a_server_that_does_not_answer_in_time_is_unavailable(self) -> None:
         with socket.create_server((HOST, 0)) as silent:
             client = RedisClient(HOST, silent.getsockname()[1], timeout_seconds=0.1)
-            with pytest.raises(QueueUnavailable), client.translated() as master:
-                master.ping()
+            for ask in (master_ping, kept_ping):
+                with pytest.raises(QueueUnavailable, match="does not answer: Timeout reading"):
+                    ask(client)
 
     def test_a_server_of_another_kind_is_unavailable(self) -> None:
         with socket.create_server((HOST, 0)) as web, ThreadPoolExecutor(1) as pool:
@@ -129,6 +130,68 @@ class TestOutage:
             client = RedisClient(HOST, web.getsockname()[1], timeout_seconds=1.0)
             with pytest.raises(QueueUnavailable), client.translated() as master:
                 master.ping()
+
+
+def master_ping(client: RedisClient) -> object:
+    with client.translated() as master:
+        return master.ping()
+
+
+def kept_ping(client: RedisClient) -> object:
+    with client.translated():
+        return client.ask("PING")
+
+
+class TestAsk:
+    def test_a_connection_is_used_again(self, client: RedisClient) -> None:
+        assert client.ask("CLIENT", "ID") == client.ask("CLIENT", "ID")
+
+    def test_threads_that_ask_at_once_have_one_each(self, client: RedisClient) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            for waiting in (0.3, 0.3):  # the second time on connections that are there
+                blocked = pool.submit(client.ask, "BLPOP", "nothing", waiting)
+                assert client.ask("CLIENT", "ID") > 0
+                assert blocked.result(LONG) is None
+
+    def test_one_that_was_cut_a_moment_ago_fails_once(self, client: RedisClient, server: Server) -> None:
+        client.ask("PING")
+        with redis.Redis(server.host, server.port) as other:
+            other.client_kill_filter(skipme=True)
+        with pytest.raises(QueueUnavailable):
+            kept_ping(client)
+        assert kept_ping(client) == "PONG"
+
+    def test_one_that_was_cut_long_ago_is_replaced(
+        self, client: RedisClient, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(redis_module, "FRESH_SECONDS", 0.0)
+        before = client.ask("CLIENT", "ID")
+        assert client.ask("CLIENT", "ID") == before
+        with redis.Redis(server.host, server.port) as other:
+            other.client_kill_filter(skipme=True)
+        assert client.ask("CLIENT", "ID") != before
+
+    def test_an_error_leaves_a_connection_that_can_be_used(self, client: RedisClient) -> None:
+        for _ in range(3):
+            with pytest.raises(redis.ResponseError, match="wrong number of arguments"):
+                client.ask("GET")
+            assert client.ask("PING") == "PONG"
+
+    def test_a_former_master_is_left(self, server: Server, tmp_path: Path) -> None:
+        masters: list[tuple[str, int]] = []
+
+        class Sentinel:
+            def discover_master(self, _name: str) -> tuple[str, int]:
+                return masters[-1]
+
+        with start_redis(tmp_path) as second:
+            pool = redis.SentinelConnectionPool("only", Sentinel(), decode_responses=True)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+            kept = KeptConnections(pool)
+            for one in (server, second):
+                masters.append((HOST, one.port))
+                pool.get_master_address()  # type: ignore[no-untyped-call]  # as any new connection does
+                assert f"tcp_port:{one.port}" in kept.ask("INFO", "server")
+            pool.disconnect()
 
 
 class TestWaiter:
@@ -285,11 +348,12 @@ class TestSentinel:
         pool = redis.SentinelConnectionPool("only", Sentinel(), socket_timeout=1.0)  # type: ignore[no-untyped-call]  # redis-py leaves it so
         with redis.Redis(HOST, server.port) as other:
             sha = other.script_load("return ARGV[1]")
-            assert _asked(pool, (sha, 0, "none")) == b"none"
+            kept = KeptConnections(pool)
+            assert kept.ask("EVALSHA", sha, 0, "none") == b"none"
             other.client_pause(1300)
             with pytest.raises(redis.TimeoutError):
-                _asked(pool, (sha, 0, "first"))
-            assert _asked(pool, (sha, 0, "second")) == b"second"
+                kept.ask("EVALSHA", sha, 0, "first")
+            assert kept.ask("EVALSHA", sha, 0, "second") == b"second"
         pool.disconnect()
 
     def test_several_masters_without_the_usual_name_are_a_wrong_setting(self, tmp_path: Path, server: Server) -> None:

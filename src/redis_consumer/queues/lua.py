@@ -37,36 +37,24 @@ class Scripts:
         replicas = self._wait_replicas if confirm else 0
         with self._client.translated() as master:
             try:
-                reply, confirmed = _sent(master, command, replicas)
+                reply, confirmed = self._sent(master, command, replicas)
             except NoScriptError:
                 master.script_load(_text(name))
-                reply, confirmed = _sent(master, command, replicas)
+                reply, confirmed = self._sent(master, command, replicas)
         if confirmed < replicas:
             raise QueueUnavailable(f"{name}: {confirmed} of {replicas} replicas confirmed it in time")
         return reply
 
-
-def _sent(master: Any, command: tuple[Any, ...], replicas: int) -> tuple[Any, int]:
-    """Run a script that the server knows; return its reply, and how many replicas confirmed it if any are asked."""
-    if not replicas:
-        return _asked(master.connection_pool, command), 0
-    # redis-py's own `Script` hashes the text at each use, and in a pipeline it asks first whether the server knows it.
-    with master.pipeline(transaction=False) as pipe:  # WAIT is about the writes of its own connection
-        pipe.evalsha(*command)
-        pipe.wait(replicas, WAIT_MILLISECONDS)
-        reply, confirmed = pipe.execute()
-    return reply, confirmed
-
-
-def _asked(pool: Any, command: tuple[Any, ...]) -> Any:
-    """Run a script as `redis.Redis.evalsha` does, without its counters and its tries: half of what a command costs."""
-    connection = pool.get_connection()
-    try:
-        connection.send_command("EVALSHA", *command)
-        # Said, because Sentinel's connections would go back with the reply still to come, for the next one to read.
-        return connection.read_response(disconnect_on_error=True)
-    finally:
-        pool.release(connection)
+    def _sent(self, master: Any, command: tuple[Any, ...], replicas: int) -> tuple[Any, int]:
+        """Run a script that the server knows; return its reply, and how many replicas confirmed it if any are asked."""
+        if not replicas:
+            return self._client.ask("EVALSHA", *command), 0
+        # redis-py's own `Script` hashes the text at each use, and in a pipeline asks first whether the server knows it.
+        with master.pipeline(transaction=False) as pipe:  # WAIT is about the writes of its own connection
+            pipe.evalsha(*command)
+            pipe.wait(replicas, WAIT_MILLISECONDS)
+            reply, confirmed = pipe.execute()
+        return reply, confirmed
 
 
 def packed(value: object) -> bytes:
