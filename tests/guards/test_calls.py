@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(not kernels.COMPILED, reason="not compiled: in numpy it is many short calls")
 
-MOST = 600
-"""In one plane with a few dozen nuclei: some 470 now; in numpy a thousand, and several thousand in a large plane."""
+MOST = 250
+"""In one plane with a few dozen nuclei: some 200 now; in numpy a thousand, and several thousand in a large plane."""
 
 
 def calls(step: Callable[[], object]) -> int:

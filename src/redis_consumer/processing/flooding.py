@@ -41,26 +41,41 @@ def flood(heights: Heights, markers: Ids, mask: Mask) -> LabelImage:
     Equal to `skimage.segmentation.watershed(-heights, markers, mask=mask)` in every pixel.  What no marker reaches
     is 0, and a marker outside the mask does not count.
     """
-    pieces, count = scipy.ndimage.label(mask, neighbourhood(mask.ndim, corners=False))
     places = np.flatnonzero(markers)
-    places = places[pieces.flat[places] > 0]
+    return flood_places(heights, places, markers.flat[places], mask)
+
+
+def flood_places(heights: Heights, places: Indices, ids: Ids, mask: Mask) -> LabelImage:
+    """Return what `flood` does where the pixels of markers are known: `places` in a flat image, and their ids."""
+    pieces, count = scipy.ndimage.label(mask, neighbourhood(mask.ndim, corners=False))
+    inside = pieces.flat[places] > 0
+    places, marker = places[inside], ids[inside]
     if not places.size:
         return np.zeros(mask.shape, np.int32)
-    piece, marker = pieces.flat[places], markers.flat[places]
+    piece = pieces.flat[places]
     tied = ties.of_seeds(piece, marker, heights.flat[places])
     if ties.too_many(tied):
-        return _at_once(np.negative(heights), markers, mask)
+        return _at_once(np.negative(heights), _marked(mask.shape, places, marker), mask)
     owners = _owners(piece, marker, count)
     basins = looked_up(np.maximum(owners, 0), pieces)
     contested = owners[piece] == _CONTESTED
     if contested.any():
-        seeds = places[contested][np.argsort(piece[contested], kind="stable")]
-        basins.flat[seeds] = markers.flat[seeds]
+        by_piece = np.argsort(piece[contested], kind="stable")
+        seeds = places[contested][by_piece]
+        basins.flat[seeds] = marker[contested][by_piece]
         _flood_pieces(heights, pieces, seeds, basins)
     del pieces  # as large as the image
-    if ties.may_matter(tied, basins, heights, markers):
-        return _at_once(np.negative(heights), markers, mask)
+    if tied.any():
+        markers = _marked(mask.shape, places, marker)
+        if ties.may_matter(tied, basins, heights, markers):
+            return _at_once(np.negative(heights), markers, mask)
     return basins
+
+
+def _marked(shape: tuple[int, ...], places: Indices, ids: Ids) -> Ids:
+    markers = np.zeros(shape, ids.dtype)
+    markers.flat[places] = ids
+    return markers
 
 
 def _at_once(levels: Heights, markers: Ids, mask: Mask) -> LabelImage:

@@ -39,18 +39,11 @@ def erode(labels: LabelImage, width: int) -> LabelImage:
     return result
 
 
-def label_points(points: npt.NDArray[np.bool_], *, corners: bool) -> LabelImage:
-    """Return labels of the connected pieces of a mask of few pixels, with `corners` across corners too.  Any rank."""
-    places = np.flatnonzero(points)
-    result = np.zeros(points.shape, np.int32)
-    result.flat[places] = label_places(places, points.shape, corners=corners)
-    return result
-
-
 def label_places(places: npt.NDArray[np.intp], shape: tuple[int, ...], *, corners: bool = True) -> LabelImage:
-    """Return the label of each of `places`, ascending in a flat image of `shape`, as `label_points` has it.
+    """Return labels of the connected pieces of few pixels, one for each: `places`, ascending in an image of `shape`.
 
-    Most often no two of them touch, which is seen without an image.
+    It is flat, of any rank.  With `corners` they connect across corners too.  Most often no two of them touch, which is
+    seen without an image.
     """
     # Steps across the border lead to the next row: then labelling decides.
     if not kernels.touch(places, _steps_ahead(shape, corners=corners)):

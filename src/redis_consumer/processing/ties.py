@@ -54,8 +54,6 @@ def too_many(tied: Ids) -> bool:
 
 def may_matter(tied: Ids, basins: Ids, heights: Heights, markers: Ids) -> bool:
     """Return whether `basins`, flooded downhill in one order of seeds, may look different in another."""
-    if not tied.any():
-        return False
     ids = np.pad(basins, 1)
     steps = [stride // ids.itemsize for stride in ids.strides]
     ids = ids.ravel()

@@ -13,8 +13,8 @@ import scipy  # loads its parts at their first use
 
 from redis_consumer.processing import kernels
 from redis_consumer.processing.checks import require_finite
-from redis_consumer.processing.flooding import flood
-from redis_consumer.processing.labels import compact, erode, fill_holes, label_points, remove_small
+from redis_consumer.processing.flooding import flood_places
+from redis_consumer.processing.labels import compact, erode, fill_holes, label_places, remove_small
 from redis_consumer.processing.maxima import h_maxima, peaks
 
 if TYPE_CHECKING:
@@ -162,4 +162,5 @@ def _flood(heights: Floats, seeds: Mask, mask: Mask, *, corners: bool = True) ->
 
     Seeds that touch, with `corners` even at a corner, are one.
     """
-    return flood(heights, label_points(seeds, corners=corners), mask)
+    places = np.flatnonzero(seeds)
+    return flood_places(heights, places, label_places(places, seeds.shape, corners=corners), mask)
