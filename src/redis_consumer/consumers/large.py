@@ -45,7 +45,10 @@ class Recipe:
     prepare: str
     """A name of `redis_consumer.processing.views.VIEWS`."""
     finish: Callable[[Sequence[AnyArray]], AnyArray]
-    """Makes labels (T, Y, X, `features`) of the model's outputs; those of a pixel depend on what is near alone."""
+    """Makes labels (T, Y, X, `features`) of the model's outputs; those of a pixel depend on what is near alone.
+
+    Called in another thread than `LargeImage.segment`.
+    """
     features: int = 1
     scale: float = 1.0
     """Zoom to the model's pixel size."""
@@ -122,8 +125,8 @@ class LargeImage:
         """Return the labels of each frame.
 
         All frames are one stream of tiles, so that a batch may hold tiles of several.  A second thread labels behind
-        it: a block once all rows of its view are there, at most one frame later.  It has planes in hand and nothing
-        else: the image, the model server and what the job's readers see are for this thread alone.
+        it, at most one frame: a block once all rows of its view are there.  It has planes in hand and nothing else: the
+        image, the model server and what the job's readers see are for this thread alone.
         """
         frames, *size = self._image.sizes[:3]
         height, width = scaled_size((size[0], size[1]), recipe.scale)
