@@ -122,7 +122,7 @@ def test_an_error_here_ends_the_step_at_its_next_wait() -> None:
 
     class Failing(Follower):
         def __exit__(self, *raised: object) -> None:
-            threading.Timer(0.1, failed.set).start()  # once the other thread is told to end
+            threading.Timer(0.3, failed.set).start()  # once the other thread is told to end
             super().__exit__(*raised)
 
     def lead() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from tests.unit.consumers.blockwise import PIECE, SHAPE, field, heads, tissue_he
 from redis_consumer.arrays import Labels
 from redis_consumer.canvas import Canvas
 from redis_consumer.consumers import ImageFileConsumer, MesmerConsumer, SegmentationConsumer, large
+from redis_consumer.consumers.follower import Follower
 from redis_consumer.errors import ConsumerError, LeaseLost, PredictionFailed, RetryJob, ServerNotReady
 from redis_consumer.processing import POST_PROCESSES, planes, stitching
 from redis_consumer.queues.base import Place
@@ -329,7 +331,7 @@ class TestTwoThreads:
 
     def test_a_step_that_refuses_ends_the_prediction(self, lab: Lab, labels: Labelling) -> None:
         """With the next batch, be it in the middle of a row."""
-        ahead, refused = threading.Event(), threading.Event()
+        ahead, refused, calls = threading.Event(), threading.Event(), count(1)
 
         def refuse() -> None:
             assert ahead.wait(LONGEST_SECONDS)
@@ -337,9 +339,8 @@ class TestTwoThreads:
             raise ValueError("no such cells")
 
         def predicted(image: AnyArray) -> Mapping[str, AnyArray]:
-            if len(lab.models.seen) == 4 * ROW + 2:  # two are under way: the rows before were worked on
+            if next(calls) > 4 * ROW + 1:  # two are under way at most: the rows before were worked on
                 ahead.set()
-            if len(lab.models.seen) > 4 * ROW:
                 assert refused.wait(LONGEST_SECONDS)
                 time.sleep(0.05)  # until the other thread has heard of it
             return heads(image)
@@ -377,23 +378,26 @@ class TestTwoThreads:
     ) -> None:
         """What takes minutes must not go on for a job that somebody else has."""
         monkeypatch.setattr("redis_consumer.consumers.work.PROGRESS_SECONDS", 0)
-        noticed, update = threading.Event(), lab.queue.update
+        ended, update = threading.Event(), lab.queue.update
         writers = set()
 
-        def noticing(job: Job, fields: Mapping[str, FieldValue]) -> None:
+        class Telling(Follower):
+            def __exit__(self, *raised: object) -> None:
+                with self._changed:
+                    self._given_up = True
+                ended.set()
+                super().__exit__(*raised)
+
+        def noting(job: Job, fields: Mapping[str, FieldValue]) -> None:
             writers.add(threading.current_thread())
-            try:
-                update(job, fields)
-            except LeaseLost:
-                noticed.set()
-                raise
+            update(job, fields)
 
         def taken_away() -> None:
             lab.queue.release(job, Place.FRONT)
-            assert noticed.wait(LONGEST_SECONDS)
-            time.sleep(0.1)  # until the other thread is told to end
+            assert ended.wait(LONGEST_SECONDS)
 
-        monkeypatch.setattr(lab.queue, "update", noticing)
+        monkeypatch.setattr(large, "Follower", Telling)
+        monkeypatch.setattr(lab.queue, "update", noting)
         number = 1 if when == "first" else labels.all - 1
         labels.before[number] = taken_away
         job = claim(lab)
