@@ -119,7 +119,8 @@ class InTurns(Follower):
 @pytest.fixture(scope="module")
 def by_blocks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
     """The most bytes of each stage for an image done by blocks, and for one of twice its height."""
-    limits = {"MAX_IMAGE_HEIGHT": "256", "MAX_IMAGE_WIDTH": "256"}
+    # Tiles come singly: which requests are under way while labels are made is chance, and must not weigh.
+    limits = {"MAX_IMAGE_HEIGHT": "256", "MAX_IMAGE_WIDTH": "256", "TF_MAX_BATCH_SIZE": "16"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large, "stitch", partial(stitching.stitch, side=BLOCK))
         patch.setattr(large, "Follower", InTurns)
