@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Canvas:
     """An array (Y, X) in a file, of which only the pages that are in use count as memory.
 
-    Reading gives a copy.  Safe for several threads that write different places.
+    Reading gives a copy.  Safe for several threads that write different places, or read what another one has written:
+    all map the same pages.
     """
 
     path: Path

@@ -14,6 +14,7 @@ import pytest
 from tests.guards.memory import nuclei, traced, weighed
 
 from redis_consumer.consumers import large, work
+from redis_consumer.consumers.follower import Follower
 from redis_consumer.job import Status
 from redis_consumer.processing import planes as planes_of, stitching, views
 from redis_consumer.wire import messages, serving_pb2 as pb
@@ -41,6 +42,7 @@ WHAT = {
 }
 GROWTH = 1.15
 BLOCK = 512
+LONGEST_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +100,30 @@ def test_copies_of_a_reply(tensor: AnyArray, *, as_values: bool) -> None:
     )
 
 
+class InTurns(Follower):
+    """Has what can be labelled be labelled before more is predicted: as two threads ran, each run would be another."""
+
+    _waits_for = 0, 0
+
+    def reached(self, step: int, row: int) -> None:
+        super().reached(step, row)
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._done > step or self._waits_for > (step, row), LONGEST_SECONDS)
+
+    def _wait(self, step: int, row: int) -> None:
+        with self._changed:
+            self._waits_for = step, row
+        super()._wait(step, row)
+
+
 @pytest.fixture(scope="module")
 def by_blocks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
     """The most bytes of each stage for an image done by blocks, and for one of twice its height."""
-    limits = {"MAX_IMAGE_HEIGHT": "256", "MAX_IMAGE_WIDTH": "256"}
+    # Tiles come singly: which requests are under way while labels are made is chance, and must not weigh.
+    limits = {"MAX_IMAGE_HEIGHT": "256", "MAX_IMAGE_WIDTH": "256", "TF_MAX_BATCH_SIZE": "16"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large, "stitch", partial(stitching.stitch, side=BLOCK))
+        patch.setattr(large, "Follower", InTurns)
         patch.setattr(views, "blocks", partial(planes_of.blocks, side=BLOCK))
         patch.setattr(work, "LARGE_BYTES", 0)
         patch.setattr("redis_consumer.images.blocks.BLOCK_VALUES", BLOCK**2)

@@ -5,27 +5,29 @@ What comes out are the objects of `ImageFileConsumer.segment`, which does the sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from redis_consumer.canvas import Canvas
+from redis_consumer.consumers.follower import Follower
 from redis_consumer.processing.rescale import Resized, ResizedLabels, ResizedStain, scaled_size
 from redis_consumer.processing.stitching import stitch
 from redis_consumer.processing.views import VIEWS, extent
 from redis_consumer.results import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy.typing as npt
 
     from redis_consumer.arrays import AnyArray, Image
+    from redis_consumer.consumers.follower import Wait
     from redis_consumer.consumers.predict import Predictor
     from redis_consumer.images import OpenImage
     from redis_consumer.job import ModelId
@@ -43,7 +45,10 @@ class Recipe:
     prepare: str
     """A name of `redis_consumer.processing.views.VIEWS`."""
     finish: Callable[[Sequence[AnyArray]], AnyArray]
-    """Makes labels (T, Y, X, `features`) of the model's outputs; those of a pixel depend on what is near alone."""
+    """Makes labels (T, Y, X, `features`) of the model's outputs; those of a pixel depend on what is near alone.
+
+    Called in another thread than `LargeImage.segment`.
+    """
     features: int = 1
     scale: float = 1.0
     """Zoom to the model's pixel size."""
@@ -64,6 +69,16 @@ class LargeLabels:
     """What each feature is, where it is known."""
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """The planes of a frame that is predicted, and labelled behind that."""
+
+    heads: list[list[Canvas]]
+    """One for each channel of each output of the model."""
+    targets: list[Canvas]
+    """One for each feature."""
+
+
 class LargeImage:
     """An image of which each plane that is analysed is copied into a file, once."""
 
@@ -74,6 +89,7 @@ class LargeImage:
         predicting: Callable[[ModelId], AbstractContextManager[Predictor]],
         on_block: Callable[[], object] = lambda: None,
     ) -> None:
+        """`on_block` is called, in the thread that calls `segment`, whenever that waits for the next block."""
         self._image = image
         self._folder = folder
         self._predicting = predicting
@@ -100,16 +116,17 @@ class LargeImage:
 
         ValueError for what a step refuses.  RetryJob if the disk is full.
         """
-        made = [list(self._segmented(model, channels, recipe)) for model, channels in parts]
+        made = [self._segmented(model, channels, recipe) for model, channels in parts]
         planes = [[plane for labels in of_frame for plane in labels.planes[0]] for of_frame in zip(*made, strict=True)]
         everything = [labels for of_part in made for labels in of_part]
         return LargeLabels(planes, sum(one.count for one in everything), sum(one.cut for one in everything))
 
-    def _segmented(self, model: ModelId, channels: Sequence[int], recipe: Recipe) -> Iterator[LargeLabels]:
-        """Yield the labels of each frame.
+    def _segmented(self, model: ModelId, channels: Sequence[int], recipe: Recipe) -> list[LargeLabels]:
+        """Return the labels of each frame.
 
-        All frames are one stream of tiles, so that a batch may hold tiles of several; labels are made of one frame
-        while the next ones are predicted.
+        All frames are one stream of tiles, so that a batch may hold tiles of several.  A second thread labels behind
+        it, at most one frame: a block once all rows of its view are there.  It has planes in hand and nothing else: the
+        image, the model server and what the job's readers see are for this thread alone.
         """
         frames, *size = self._image.sizes[:3]
         height, width = scaled_size((size[0], size[1]), recipe.scale)
@@ -123,33 +140,47 @@ class LargeImage:
         def read(frame: int, rows: slice) -> AnyArray:
             return np.stack([plane[rows, everywhere] for plane in prepared(frame)], axis=-1)
 
-        heads: list[list[Canvas]] = []
-        with self._predicting(model) as predictor:
-            shape = frames, height, width, len(channels)
-            for frame, rows, values in predictor.rows(model, shape, read, pad_mode=recipe.pad_mode):
-                heads = heads or [[self._canvas((height, width), part.dtype) for _ in part[0, 0]] for part in values]
-                for head, part in zip(heads, values, strict=True):
-                    for channel, canvas in enumerate(head):
-                        canvas[rows, everywhere] = part[..., channel]
-                if rows.stop == height and frame < frames - 1:
-                    yield self._labelled(heads, recipe)
-        yield self._labelled(heads, recipe)
-        for canvas in (canvas for head in heads for canvas in head):
-            canvas.remove()
+        in_hand: list[_Frame] = []
+        labels: list[LargeLabels] = []
 
-    def _labelled(self, heads: Sequence[Sequence[Plane]], recipe: Recipe) -> LargeLabels:
-        """Return the labels of the frame whose outputs of the model these are: a plane for each of their channels."""
-        targets = [self._canvas(heads[0][0].shape, np.int32) for _ in range(recipe.features)]
+        def label(frame: int, wait: Wait) -> None:
+            wait(1)
+            labels.append(self._labelled(in_hand[frame], recipe, wait))
+
+        with Follower(label, frames) as labelling:
+            with self._predicting(model) as predictor:
+                rows_of = _watched(predictor, labelling).rows
+                shape = frames, height, width, len(channels)
+                for frame, rows, values in rows_of(model, shape, read, pad_mode=recipe.pad_mode):
+                    if frame == len(in_hand):
+                        labelling.finish(frame - 1, self._on_block)  # its planes are written anew
+                        targets = [self._canvas((height, width), np.int32) for _ in range(recipe.features)]
+                        heads = in_hand[-2].heads if frame > 1 else self._heads((height, width), values)
+                        in_hand.append(_Frame(heads, targets))
+                    for head, part in zip(in_hand[frame].heads, values, strict=True):
+                        for channel, canvas in enumerate(head):
+                            canvas[rows, everywhere] = part[..., channel]
+                    labelling.reached(frame, rows.stop)
+            labelling.finish(frames, self._on_block)
+        for canvas in chain.from_iterable(head for one in in_hand[:2] for head in one.heads):
+            canvas.remove()
+        return labels
+
+    def _labelled(self, frame: _Frame, recipe: Recipe, wait: Wait) -> LargeLabels:
+        """Return the labels of a frame of which all rows will be there that are waited for."""
 
         def label(place: Rectangle) -> npt.NDArray[np.integer]:
-            self._on_block()
-            outputs = [np.stack([plane[place] for plane in head], axis=-1)[np.newaxis] for head in heads]
+            wait(place[0].stop)
+            outputs = [np.stack([plane[place] for plane in head], axis=-1)[np.newaxis] for head in frame.heads]
             return np.asarray(recipe.finish(outputs)[0], np.int32)
 
-        stitched = stitch(label, targets)
+        stitched = stitch(label, frame.targets)
         size = self._image.sizes[1:3]
-        labels = [_unzoomed(target, size, single=recipe.features == 1) for target in targets]
+        labels = [_unzoomed(target, size, single=recipe.features == 1) for target in frame.targets]
         return LargeLabels([labels], sum(one.count for one in stitched), sum(one.cut for one in stitched))
+
+    def _heads(self, size: tuple[int, int], values: Sequence[AnyArray]) -> list[list[Canvas]]:
+        return [[self._canvas(size, part.dtype) for _ in range(part.shape[-1])] for part in values]
 
     def _plane(self, frame: int, channel: int) -> Canvas:
         if (frame, channel) not in self._planes:
@@ -163,6 +194,16 @@ class LargeImage:
         height, width = shape
         with writing(self._folder, f"plane-{next(self._numbers)}") as path:
             return Canvas.create(path, (height, width), dtype)
+
+
+def _watched(predictor: Predictor, labelling: Follower) -> Predictor:
+    """Return a predictor that labelling ends, where it fails, with the next batch."""
+
+    def on_progress(done: float) -> None:
+        predictor.on_progress(done)
+        labelling.check()
+
+    return replace(predictor, on_progress=on_progress)
 
 
 def _middle(size: int) -> slice:

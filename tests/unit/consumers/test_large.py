@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import threading
+import time
+from collections import Counter
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -9,14 +15,16 @@ import pytest
 from tests.unit.consumers.blockwise import PIECE, SHAPE, field, heads, tissue_heads, with_small_blocks
 
 from redis_consumer.arrays import Labels
-from redis_consumer.consumers import ImageFileConsumer, MesmerConsumer, SegmentationConsumer
-from redis_consumer.errors import LeaseLost
-from redis_consumer.processing import POST_PROCESSES
+from redis_consumer.canvas import Canvas
+from redis_consumer.consumers import ImageFileConsumer, MesmerConsumer, SegmentationConsumer, large
+from redis_consumer.consumers.follower import Follower
+from redis_consumer.errors import ConsumerError, LeaseLost, PredictionFailed, RetryJob, ServerNotReady
+from redis_consumer.processing import POST_PROCESSES, planes, stitching
 from redis_consumer.queues.base import Place
 from redis_consumer.testing.labels import differing_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from tests.unit.consumers.lab import Lab, Result as Outcome
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
     from redis_consumer.consumers import Consumer
     from redis_consumer.job import Job
     from redis_consumer.processing import PostProcess
+    from redis_consumer.queues.base import FieldValue
 
 
 @pytest.fixture
@@ -55,6 +64,51 @@ def assert_alike(whole: Outcome, by_blocks: Outcome, at_least: int) -> None:
             assert one.max() >= at_least
             assert differing_objects(one, other) == (0, 0)
             assert set(np.unique(other)) == set(range(other.max() + 1))
+
+
+LONGEST_SECONDS = 10.0
+ROW, TILES = 9, 63
+"""Of 64 x 64 pixels in an image of `SHAPE`."""
+
+
+class Labelling:
+    """Stands before a post-processing by blocks: notes what it sees, and does something before some of them."""
+
+    def __init__(self, finish: PostProcess, number: int) -> None:
+        self.all = number
+        self.seen: list[tuple[int, ...]] = []
+        self.began = threading.Event()
+        self.before: dict[int, Callable[[], None]] = {}
+        """By the number of the block, from 1."""
+        self.seconds = 0.0
+        self._finish = finish
+
+    def __call__(self, outputs: Sequence[AnyArray]) -> AnyArray:
+        self.seen.append(outputs[0].shape)
+        self.began.set()
+        time.sleep(self.seconds)
+        self.before.get(len(self.seen), lambda: None)()
+        return self._finish(outputs)
+
+
+@pytest.fixture
+def labels(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Labelling:
+    """Return what stands before the watershed of images by blocks: called once for each, of tiles that come singly."""
+    monkeypatch.setattr(large, "stitch", partial(stitching.stitch, side=90, halo=30))
+    monkeypatch.setattr(stitching, "WIDEST_HALO", 30)
+    lab.environ.update(PIECE, TF_MAX_BATCH_SIZE="1")
+    cores = len(list(planes.blocks(SHAPE, 90)))
+    labelling = Labelling(POST_PROCESSES["deep_watershed"], cores)
+    monkeypatch.setitem(cast("dict[str, PostProcess]", POST_PROCESSES), "deep_watershed", labelling)
+    return labelling
+
+
+def claim(lab: Lab) -> Job:
+    return lab.claim(original_name="cells.tif", input_file_name=lab.put(field(1), "cells.tif"))
+
+
+def handle(lab: Lab) -> None:
+    lab.equipped(SegmentationConsumer).handle(claim(lab))
 
 
 @pytest.mark.parametrize("consumer_type", [ImageFileConsumer, SegmentationConsumer])
@@ -215,23 +269,142 @@ def test_models_that_look_at_the_whole_see_the_middle_of_frames(
     assert np.unique(tiles[tiles > 0]).tolist() == [frame + 1 for frame in seen]
 
 
-def test_a_job_that_was_taken_away_is_given_up_between_two_blocks(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes minutes must not go on for a job that somebody else has."""
-    monkeypatch.setattr("redis_consumer.consumers.work.PROGRESS_SECONDS", 0)
-    lab.environ.update(PIECE)
-    job = lab.claim(original_name="cells.tif", input_file_name=lab.put(field(1), "cells.tif"))
-    consumer = lab.equipped(SegmentationConsumer)
-    seen = []
+class TestTwoThreads:
+    """Blocks are labelled while later rows are predicted; what ends one ends the other."""
 
-    def labelled(outputs: Sequence[AnyArray]) -> AnyArray:
-        seen.append(outputs[0].shape)
-        lab.queue.release(job, Place.FRONT)
-        return np.zeros((*outputs[0].shape[:3], 1), np.int32)
+    @pytest.fixture(autouse=True)
+    def nobody_is_left(self) -> Iterator[None]:
+        yield
+        assert not [thread for thread in threading.enumerate() if thread.name == "follower"]
 
-    monkeypatch.setitem(cast("dict[str, PostProcess]", POST_PROCESSES), "deep_watershed", labelled)
-    with pytest.raises(LeaseLost):
-        consumer.handle(job)
-    assert len(seen) == 1
+    def test_blocks_are_labelled_while_later_rows_are_predicted(self, lab: Lab, labels: Labelling) -> None:
+        def predicted(image: AnyArray) -> Mapping[str, AnyArray]:
+            if len(lab.models.seen) == TILES:
+                assert labels.began.wait(LONGEST_SECONDS)
+            return heads(image)
+
+        lab.models.add("Nuclei:1", predicted, (None, 64, 64, 1))
+        assert lab.run(SegmentationConsumer, field(1)).fields["status"] == "done"
+        assert len(lab.models.seen) == TILES
+        assert len(labels.seen) == labels.all
+
+    def test_planes_are_used_anew_only_when_they_are_labelled(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The model is far ahead of the labels."""
+        slow = Labelling(POST_PROCESSES["deep_watershed"], 0)
+        slow.seconds = 0.02
+        monkeypatch.setitem(cast("dict[str, PostProcess]", POST_PROCESSES), "deep_watershed", slow)
+        image = np.stack([field(seed, (100, 200)) for seed in range(5)])
+        assert_alike(*both(lab, ImageFileConsumer, image, name="cells.npy", dimension_order="TYX"), at_least=5)
+
+    def test_frames_take_the_planes_of_two(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        lab.environ.update(PIECE)
+        made = []
+        create = Canvas.create.__func__  # type: ignore[attr-defined] # a classmethod's function
+
+        def counted(kind: type[Canvas], path: Path, shape: tuple[int, int], dtype: Any) -> Canvas:
+            made.append(np.dtype(dtype))
+            return cast("Canvas", create(kind, path, shape, dtype))
+
+        monkeypatch.setattr(Canvas, "create", classmethod(counted))
+        image = np.stack([field(seed, (60, 60)) for seed in range(5)])
+        assert lab.run(ImageFileConsumer, image, "a.npy", dimension_order="TYX").fields["status"] == "done"
+        assert Counter(made) == {np.dtype(np.uint16): 5, np.dtype(np.int32): 5, np.dtype(np.float32): 2 * 2}
+
+    @pytest.mark.parametrize("kind", [PredictionFailed, ServerNotReady, RetryJob, LeaseLost])
+    @pytest.mark.parametrize("asked", [1, TILES])
+    def test_an_error_of_the_model_server(
+        self, lab: Lab, labels: Labelling, kind: type[ConsumerError], asked: int
+    ) -> None:
+        error = kind("no more")
+
+        def predicted(image: AnyArray) -> Mapping[str, AnyArray]:
+            if len(lab.models.seen) >= asked:
+                assert asked == 1 or labels.began.wait(LONGEST_SECONDS)
+                raise error
+            return heads(image)
+
+        lab.models.add("Nuclei:1", predicted, (None, 64, 64, 1))
+        with pytest.raises(kind) as raised:
+            handle(lab)
+        assert raised.value is error
+        assert len(labels.seen) < labels.all
+
+    def test_a_step_that_refuses_ends_the_prediction(self, lab: Lab, labels: Labelling) -> None:
+        """With the next batch, be it in the middle of a row."""
+        ahead, refused, calls = threading.Event(), threading.Event(), count(1)
+
+        def refuse() -> None:
+            assert ahead.wait(LONGEST_SECONDS)
+            refused.set()
+            raise ValueError("no such cells")
+
+        def predicted(image: AnyArray) -> Mapping[str, AnyArray]:
+            if next(calls) > 4 * ROW + 1:  # two are under way at most: the rows before were worked on
+                ahead.set()
+                assert refused.wait(LONGEST_SECONDS)
+                time.sleep(0.05)  # until the other thread has heard of it
+            return heads(image)
+
+        labels.before[1] = refuse
+        lab.models.add("Nuclei:1", predicted, (None, 64, 64, 1))
+        assert "no such cells" in lab.run(SegmentationConsumer, field(1)).reason
+        assert len(lab.models.seen) < 5 * ROW
+
+    def test_a_step_that_refuses_the_last_block(self, lab: Lab, labels: Labelling) -> None:
+        def refuse() -> None:
+            raise ValueError("no such cells")
+
+        labels.before[labels.all] = refuse
+        assert "no such cells" in lab.run(SegmentationConsumer, field(1)).reason
+        assert lab.queue.words()[-2:] == ["pre-processing", "predicting"]
+
+    @pytest.mark.parametrize("planes", range(1, 5))
+    def test_a_full_disk(self, lab: Lab, labels: Labelling, monkeypatch: pytest.MonkeyPatch, planes: int) -> None:
+        """Of the image, of labels, and of two outputs."""
+        left = iter(range(1, planes))
+
+        def room(*_: object) -> None:
+            if not next(left, 0):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("redis_consumer.canvas._make_room", room)
+        with pytest.raises(RetryJob, match="No space left on device"):
+            handle(lab)
+        assert not labels.seen
+
+    @pytest.mark.parametrize("when", ["first", "last but one"])
+    def test_a_job_that_was_taken_away(
+        self, lab: Lab, labels: Labelling, monkeypatch: pytest.MonkeyPatch, when: str
+    ) -> None:
+        """What takes minutes must not go on for a job that somebody else has."""
+        monkeypatch.setattr("redis_consumer.consumers.work.PROGRESS_SECONDS", 0)
+        ended, update = threading.Event(), lab.queue.update
+        writers = set()
+
+        class Telling(Follower):
+            def __exit__(self, *raised: object) -> None:
+                with self._changed:
+                    self._given_up = True
+                ended.set()
+                super().__exit__(*raised)
+
+        def noting(job: Job, fields: Mapping[str, FieldValue]) -> None:
+            writers.add(threading.current_thread())
+            update(job, fields)
+
+        def taken_away() -> None:
+            lab.queue.release(job, Place.FRONT)
+            assert ended.wait(LONGEST_SECONDS)
+
+        monkeypatch.setattr(large, "Follower", Telling)
+        monkeypatch.setattr(lab.queue, "update", noting)
+        number = 1 if when == "first" else labels.all - 1
+        labels.before[number] = taken_away
+        job = claim(lab)
+        with pytest.raises(LeaseLost):
+            lab.equipped(SegmentationConsumer).handle(job)
+        assert len(labels.seen) == number
+        assert writers == {threading.current_thread()}
 
 
 class TestRefused:
