@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from redis_consumer.processing.planes import Plane, Rectangle
     from redis_consumer.processing.tiling import PadMode
 
+STRIP = 64
+"""Rows that are written at a time."""
 SAMPLE = 2048
 """Side, in pixels, of a square as large as what models see that look at the whole: the middle of frames."""
 
@@ -151,15 +153,14 @@ class LargeImage:
             with self._predicting(model) as predictor:
                 rows_of = _watched(predictor, labelling).rows
                 shape = frames, height, width, len(channels)
-                for frame, rows, values in rows_of(model, shape, read, pad_mode=recipe.pad_mode):
+                for frame, rows, values, kinds in rows_of(model, shape, read, pad_mode=recipe.pad_mode):
                     if frame == len(in_hand):
                         labelling.finish(frame - 1, self._on_block)  # its planes are written anew
                         targets = [self._canvas((height, width), np.int32) for _ in range(recipe.features)]
-                        heads = in_hand[-2].heads if frame > 1 else self._heads((height, width), values)
+                        heads = in_hand[-2].heads if frame > 1 else self._heads((height, width), values, kinds)
                         in_hand.append(_Frame(heads, targets))
                     for head, part in zip(in_hand[frame].heads, values, strict=True):
-                        for channel, canvas in enumerate(head):
-                            canvas[rows, everywhere] = part[..., channel]
+                        _write(head, rows, part)
                     labelling.reached(frame, rows.stop)
             labelling.finish(frames, self._on_block)
         for canvas in chain.from_iterable(head for one in in_hand[:2] for head in one.heads):
@@ -179,8 +180,12 @@ class LargeImage:
         labels = [_unzoomed(target, size, single=recipe.features == 1) for target in frame.targets]
         return LargeLabels([labels], sum(one.count for one in stitched), sum(one.cut for one in stitched))
 
-    def _heads(self, size: tuple[int, int], values: Sequence[AnyArray]) -> list[list[Canvas]]:
-        return [[self._canvas(size, part.dtype) for _ in range(part.shape[-1])] for part in values]
+    def _heads(
+        self, size: tuple[int, int], values: Sequence[AnyArray], kinds: Sequence[np.dtype[Any]]
+    ) -> list[list[Canvas]]:
+        """Return a plane for each channel of each output of the model."""
+        parts = zip(values, kinds, strict=True)
+        return [[self._canvas(size, kind) for _ in range(part.shape[-1])] for part, kind in parts]
 
     def _plane(self, frame: int, channel: int) -> Canvas:
         if (frame, channel) not in self._planes:
@@ -204,6 +209,15 @@ def _watched(predictor: Predictor, labelling: Follower) -> Predictor:
         labelling.check()
 
     return replace(predictor, on_progress=on_progress)
+
+
+def _write(planes: Sequence[Canvas], rows: slice, values: AnyArray) -> None:
+    """Write values (rows, X, channels) into a plane for each channel, few rows at a time: what is mapped is memory."""
+    for start in range(0, len(values), STRIP):
+        strip = values[start : start + STRIP]
+        place = slice(rows.start + start, rows.start + start + len(strip)), slice(0, values.shape[1])
+        for channel, plane in enumerate(planes):
+            plane[place] = strip[..., channel]
 
 
 def _middle(size: int) -> slice:

@@ -9,6 +9,7 @@ long as rows and columns stay.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 
 _SMALLEST_BLENDED = 32
 _LEAST_BLENDED_RATIO = 0.5
-_STRIP = 64
-"""Rows that are handed over at a time: all of them would be arrays that leave holes in the heap."""
+_WINDOWS = 32  # which are kept: all tiles of a size have one of nine
 _BLENDED = {np.dtype(np.float32), np.dtype(np.float64)}  # as they come; whatever else a model gives becomes the latter
 
 
@@ -151,7 +151,7 @@ def tile(
 class Mosaic:
     """Puts tiles together as they come, padding cut off, and lets rows go as soon as no further tile reaches them.
 
-    Blended in float64 with quadratic splines as weights, where the grid says so; dtype kept.
+    Blended with quadratic splines as weights, where the grid says so.
     """
 
     def __init__(self, grid: TileGrid) -> None:
@@ -164,6 +164,7 @@ class Mosaic:
     def add(self, pieces: AnyArray) -> Iterator[tuple[int, slice, AnyArray]]:
         """Add the next tiles (n, Y, X, any channels); yield frame, rows and values (rows, X, channels) of what is done.
 
+        Values are those of the tiles, float64 where blended, and to be copied before more is asked for.
         ValueError where the tiles are not those of the grid.
         """
         rows, columns = self._grid.rows, self._grid.columns
@@ -180,8 +181,7 @@ class Mosaic:
                 continue
             self._place(piece, row, column)
             if column == columns.count - 1:
-                for done, values in self._finished(row, pieces.dtype):
-                    yield frame, done, values
+                yield from ((frame, done, values) for done, values in self._finished(row))
 
     def _place(self, piece: npt.NDArray[Any], row: int, column: int) -> None:
         rows, columns, blended = self._grid.rows, self._grid.columns, self._grid.blended
@@ -199,22 +199,21 @@ class Mosaic:
         weights = self._row_weights[row], np.repeat(self._column_weights[column], channels)
         kernels.fade_in(place, values.reshape(rows.tile, -1), *weights)
 
-    def _finished(self, row: int, dtype: np.dtype[Any]) -> Iterator[tuple[slice, AnyArray]]:
-        """Yield the rows of the image that end with this row of tiles, and their values; make room for the next."""
+    def _finished(self, row: int) -> Iterator[tuple[slice, AnyArray]]:
+        """Yield rows of the image that end with this row of tiles, and their values; then make room for the next."""
         rows, canvas = self._grid.rows, self._canvas
         begin = row * rows.stride - rows.before
         count = rows.stride if row < rows.count - 1 else rows.tile
-        end = min(begin + count, rows.size)
-        for start in range(max(begin, 0), end, _STRIP):
-            strip = slice(start, min(start + _STRIP, end))
-            yield strip, canvas[strip.start - begin : strip.stop - begin, self._grid.columns.image].astype(dtype)
+        done = slice(max(begin, 0), min(begin + count, rows.size))
+        if done.start < done.stop:
+            yield done, canvas[done.start - begin : done.stop - begin, self._grid.columns.image]
         overlap = rows.tile - rows.stride
         canvas[:overlap] = canvas[rows.stride :]
         canvas[overlap:] = 0
 
 
 def untile(tiles: AnyArray, grid: TileGrid) -> AnyArray:
-    """Put `tiles` (N, Y, X, any channels) together, as `Mosaic` does, to an image (T, Y, X, channels)."""
+    """Put `tiles` (N, Y, X, any channels) together, as `Mosaic` does, to an image (T, Y, X, channels); dtype kept."""
     if len(tiles) != grid.count:
         raise ValueError(f"tiles have shape {tiles.shape}: expected are {grid.count} of them")
     result = np.empty((grid.frames, grid.rows.size, grid.columns.size, *tiles.shape[3:]), tiles.dtype)
@@ -240,11 +239,13 @@ def _padded(band: AnyArray, columns: Axis, pad_mode: PadMode) -> AnyArray:
     return np.pad(band, [(0, 0), columns.padding, (0, 0)], mode=columns.mode(pad_mode))
 
 
+@lru_cache(maxsize=_WINDOWS)
 def window(size: int, left: int, right: int) -> npt.NDArray[np.float64]:
     """Return the weights along one axis of a tile that overlaps its neighbours by `left` and `right` pixels."""
     weights = np.ones(size)
     weights[:left] = _ramp(left)
     weights[size - right :] = _ramp(right)[::-1]
+    weights.flags.writeable = False  # everybody has the same
     return weights
 
 
