@@ -27,7 +27,7 @@ from redis_consumer.errors import (
     SettingsError,
     StorageUnavailable,
 )
-from redis_consumer.limits import MemoryLimit, TimeLimit
+from redis_consumer.limits import MemoryLimit, SpareMemory, TimeLimit
 from redis_consumer.middleware import Every, Heartbeat, NoObserver, Once, wrapped
 from redis_consumer.models.batching import IN_FLIGHT, BatchLimits
 from redis_consumer.models.patience import PatientModelServer
@@ -75,6 +75,7 @@ class Shared:
     observer: Observer
     heartbeat: Heartbeat
     time_limit: TimeLimit
+    spare_memory: SpareMemory
     stopping: threading.Event
     slots: Slots
     limits: BatchLimits = field(default_factory=BatchLimits)
@@ -99,11 +100,14 @@ def build_worker(settings: Settings) -> Worker:
     observer: Observer = metrics or NoObserver()
     heartbeat = Heartbeat(settings.lease_seconds)
     time_limit = TimeLimit(settings.max_job_seconds, lambda error: worker.stop(because=error))
-    shared = Shared(settings, consumer_type, redis, storage, server, observer, heartbeat, time_limit, stopping, slots)
+    spare_memory = SpareMemory()
+    policy = observer, heartbeat, time_limit, spare_memory
+    shared = Shared(settings, consumer_type, redis, storage, server, *policy, stopping, slots)
     lanes = [build_lane(shared, number) for number in range(settings.concurrency)]
     sweeper = RedisSweeper(redis, lease_seconds=settings.lease_seconds)
     sweeping = Every(settings.lease_seconds / 2, observer.sweep(sweeper.sweep), "sweep")
-    companions: list[Companion] = [heartbeat, sweeping, Once(consumer_type.warm_up, "warm-up"), time_limit]
+    warming_up = Once(consumer_type.warm_up, "warm-up")
+    companions: list[Companion] = [heartbeat, sweeping, warming_up, time_limit, spare_memory]
     if metrics:
         metrics.watch_slots(lambda: slots.allowed)
         live = liveness(lanes, heartbeat, time_limit, stopping, settings.drain_seconds)
@@ -150,7 +154,7 @@ def build_lane(shared: Shared, number: int) -> Lane:
     consumer = shared.consumer_type(shared.redis, storage, settings.queue, name=settings.hostname)
     served = partial(served_version, shared.server)
     consumer.equip(Tools(queue, models, settings, shared.limits, retries, served))
-    around = observed, shared.heartbeat.around(queue), shared.time_limit.around(queue)
+    around = observed, shared.heartbeat.around(queue), shared.time_limit.around(queue), shared.spare_memory.watched
     return Lane(queue, wrapped(consumer.handle, *around))
 
 

@@ -36,7 +36,9 @@ GRACE_SECONDS = 60.0
 MEGABYTE = 10**6
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """The numbers of malloc.h."""
-ARRAY_BYTES, SPARE_BYTES = 4 * 2**20, 16 * 2**20
+ARRAY_BYTES, SPARE_BYTES = 32 * 2**20, 128 * 2**20
+REST_SECONDS = 10.0
+"""Without a job for so long, a worker does not keep memory for the next one."""
 
 
 @dataclass
@@ -144,36 +146,88 @@ class TimeLimit(Every):
 
 
 class MemoryLimit:
-    """Says whether this process has grown beyond `megabytes` (10^6 bytes, resident); 0 is no limit."""
+    """Says whether this process has grown beyond `megabytes` (10^6 bytes, resident); 0 is no limit.
 
-    def __init__(self, megabytes: float, resident: Callable[[], int] | None = None) -> None:
+    What `trim` gives back to the system does not count.
+    """
+
+    def __init__(
+        self, megabytes: float, resident: Callable[[], int] | None = None, trim: Callable[[], object] | None = None
+    ) -> None:
         self._megabytes = megabytes
         self._resident = resident or resident_bytes
+        self._trim = trim or trim_malloc
         if megabytes:
             self._resident()  # a limit that cannot be watched stops the start
 
     def __call__(self) -> bool:
         """Look now."""
-        if not self._megabytes or (found := self._resident() / MEGABYTE) <= self._megabytes:
+        if not self._megabytes or self._resident() / MEGABYTE <= self._megabytes:
+            return False
+        self._trim()
+        if (found := self._resident() / MEGABYTE) <= self._megabytes:
             return False
         log.warning("The worker stops: it has grown to %.0f MB, MAX_RSS_MB is %g", found, self._megabytes)
         return True
 
 
-def tune_malloc() -> None:
-    """Have the C library keep memory for the next small arrays, and return large ones at once; glibc only, mallopt(3).
+class SpareMemory(Every):
+    """Gives the memory back that was kept for the next job, once there has been none for `seconds`."""
 
-    Arrays of ARRAY_BYTES and more go back to the system when they are freed: glibc would learn from the first one to
-    keep the others, and the memory of a 2048 x 2048 job would peak a third higher.  What stays free of the smaller ones
-    is kept up to SPARE_BYTES.  By itself glibc keeps 128 KiB, so that each step of a job asks the system for its memory
-    anew, which clears every page of it: a fifth to a third of the processor time.  All lanes share one heap: one for
-    each thread would keep that much several times, and was no faster.
+    def __init__(
+        self,
+        seconds: float = REST_SECONDS,
+        trim: Callable[[], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(seconds / 2, self.look, "memory")
+        self._seconds_of_rest = seconds
+        self._trim = trim or trim_malloc
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._jobs = 0
+        self._ended_at: float | None = None
+
+    def watched(self, handle: Handle, job: Job) -> str:
+        """Do a job: a `Middleware`."""
+        with self._lock:
+            self._jobs += 1
+        try:
+            return handle(job)
+        finally:
+            with self._lock:
+                self._jobs -= 1
+                self._ended_at = self._clock()
+
+    def look(self) -> None:
+        """Give spare memory back if there is any, and nobody needs it."""
+        with self._lock:
+            if self._jobs or self._ended_at is None or self._clock() - self._ended_at < self._seconds_of_rest:
+                return
+            self._ended_at = None
+        self._trim()
+
+
+def tune_malloc() -> None:
+    """Have the C library keep memory for the next arrays; glibc only, mallopt(3).
+
+    What is free is kept up to SPARE_BYTES; `trim_malloc` gives it back.  By itself glibc keeps 128 KiB, so that each
+    step of a job asks the system for its memory anew, which clears every page of it: a third of the processor time.
+    Arrays of ARRAY_BYTES and more go back when they are freed.  All lanes share one heap: one for each thread would
+    keep that much several times, and was no faster.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(M_MMAP_THRESHOLD, ARRAY_BYTES)
         mallopt(M_TRIM_THRESHOLD, SPARE_BYTES)
         mallopt(M_ARENA_MAX, 1)
+
+
+def trim_malloc() -> None:
+    """Have the C library give back what it keeps; glibc only, malloc_trim(3)."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim:
+        malloc_trim(0)
 
 
 def resident_bytes() -> int:

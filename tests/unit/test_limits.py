@@ -20,7 +20,7 @@ from redis_consumer.errors import (
     SettingsError,
 )
 from redis_consumer.job import Job, Status
-from redis_consumer.limits import GRACE_SECONDS, MemoryLimit, TimeLimit, resident_bytes
+from redis_consumer.limits import GRACE_SECONDS, MemoryLimit, SpareMemory, TimeLimit, resident_bytes
 from redis_consumer.middleware import wrapped
 from redis_consumer.queues.memory import MemoryBroker, MemoryJobQueue, MemorySubmitter
 from redis_consumer.worker import work_off
@@ -223,10 +223,19 @@ class TestMemoryLimit:
         assert MemoryLimit(0, lambda: 10**15)() is False
 
     def test_tells_who_has_grown_beyond_it(self, caplog: pytest.LogCaptureFixture) -> None:
-        sizes = iter([0, 100_000_000, 100_000_001])
+        sizes = iter([0, 100_000_000, 100_000_002, 100_000_001])
         limit = MemoryLimit(100, lambda: next(sizes))
         assert [limit(), limit()] == [False, True]
         assert "it has grown to 100 MB, MAX_RSS_MB is 100" in caplog.text
+
+    def test_what_was_only_kept_does_not_count(self) -> None:
+        size = 100_000_001
+
+        def trim() -> None:
+            nonlocal size
+            size -= 1
+
+        assert not MemoryLimit(100, lambda: size, trim)()
 
     def test_measures_this_process(self) -> None:
         size = 50_000_000
@@ -254,23 +263,68 @@ def test_the_limits_of_archives_are_the_operators(tmp_path: Path, monkeypatch: p
         monkeypatch.delenv(f"MAX_ARCHIVE_{name}")
 
 
+JOB = Job("predict:a.tif:1", "predict", {}, "token", 1)
+
+
+class TestSpareMemory:
+    def test_goes_once_there_was_no_job_for_a_while(self) -> None:
+        now, trims = 0.0, 0
+
+        def trim() -> None:
+            nonlocal trims
+            trims += 1
+
+        def after(seconds: float) -> int:
+            nonlocal now
+            now += seconds
+            spare.look()
+            return trims
+
+        def handle(_: Job) -> str:
+            assert after(100) == 0  # while one is done
+            return "done"
+
+        spare = SpareMemory(10, trim, lambda: now)
+        assert after(100) == 0  # nothing was done yet
+        assert spare.watched(handle, JOB) == "done"
+        assert [after(9), after(2), after(100)] == [0, 1, 1]
+
+    def test_one_job_of_two_that_ends_is_no_rest(self) -> None:
+        now, trims = 0.0, []
+        spare = SpareMemory(10, lambda: trims.append(now), lambda: now)
+
+        def handle(_: Job) -> str:
+            nonlocal now
+            spare.watched(lambda _: "done", JOB)
+            now += 100
+            spare.look()
+            raise RuntimeError("bug")
+
+        with pytest.raises(RuntimeError, match="bug"):
+            spare.watched(handle, JOB)
+        assert not trims
+        now += 11
+        spare.look()
+        assert trims == [now]
+
+
 FREED = """
 import numpy as np
-from redis_consumer.limits import {prepare}resident_bytes
-{call}
-np.ones(4_000_000)  # glibc learns from it that 32 MB are no reason to ask the system
-kept = [np.ones(1_000_000) for _ in range(10)]
+from redis_consumer.limits import resident_bytes, trim_malloc, tune_malloc
+tune_malloc()
+kept = [np.ones(1_000_000) for _ in range(20)]
 last = bytearray(100)  # above them on the heap
 before = resident_bytes()
 del kept
-print(before - resident_bytes() > 70_000_000)
+print(before - resident_bytes() < 10_000_000)
+trim_malloc()
+print(before - resident_bytes() > 140_000_000)
 """
 
 
-def test_arrays_that_are_freed_leave_the_process() -> None:
-    script = FREED.format(prepare="tune_malloc, ", call="tune_malloc()")
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert ran.stdout == "True\n"
+def test_arrays_that_are_freed_are_kept_until_they_are_given_back() -> None:
+    ran = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "True\nTrue\n"
 
 
 FAULTS = """
@@ -283,7 +337,7 @@ def work():
     for turn in range(20):
         if turn == 10:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        arrays = [np.ones(2**17) for _ in range(10)]  # 1 MiB each
+        arrays = [np.ones({size}) for _ in range({count})]
         del arrays
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 lane = threading.Thread(target=work)
@@ -293,9 +347,10 @@ print(faults)
 """
 
 
-def test_memory_of_small_arrays_is_used_again() -> None:
+@pytest.mark.parametrize(("size", "count"), [(2**17, 10), (2**21, 5)], ids=["1 MiB", "16 MiB"])
+def test_memory_of_arrays_is_used_again(size: int, count: int) -> None:
     def faults(call: str) -> int:
-        script = FAULTS.format(call=call)
+        script = FAULTS.format(call=call, size=size, count=count)
         ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
         return int(ran.stdout)
 
