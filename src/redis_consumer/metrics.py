@@ -250,7 +250,7 @@ class MeasuredStorage:
     def upload(self, file: str | Path | Content, subdir: str | None = None) -> Upload:
         """See `Storage.upload`."""
         upload = self._storage.upload(file, subdir)
-        self._metrics.uploaded.inc(len(file.data) if isinstance(file, Content) else Path(file).stat().st_size)
+        self._metrics.uploaded.inc(file.size if isinstance(file, Content) else Path(file).stat().st_size)
         return upload
 
     def deposit(self, path: str | Path) -> Upload:

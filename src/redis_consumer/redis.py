@@ -205,7 +205,7 @@ class KeptConnections:
     """Connections of a pool that are used again and again.  Safe for several threads.
 
     Half of what a command costs redis-py are counters, tries, and a look whether the connection is still there each
-    time that the pool lends it.
+    time that the pool lends it.  So a command on one that was cut less than `FRESH_SECONDS` ago fails.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -236,7 +236,10 @@ class KeptConnections:
 
 
 class BoundedParser(DefaultParser):  # type: ignore[valid-type,misc] # redis-py chooses it: hiredis, which we depend on
-    """Reads replies, but none larger than `MOST_REPLY_BYTES`: who answers more is no Redis of ours."""
+    """Reads replies, but none larger than `MOST_REPLY_BYTES`: who answers more is no Redis of ours.
+
+    Waits for them by the system's time limits.
+    """
 
     def on_connect(self, connection: Any, **kwargs: Any) -> None:
         """Begin to read from a new connection."""
@@ -244,21 +247,23 @@ class BoundedParser(DefaultParser):  # type: ignore[valid-type,misc] # redis-py 
         self._reader: Any = BoundedReader(self._reader)
         _timed_by_the_system(self._sock, connection.socket_timeout)
 
-    def read_from_socket(self, *args: Any, **kwargs: Any) -> Any:
-        """Read what has come; TimeoutError if nothing comes in time."""
-        try:
-            return super().read_from_socket(*args, **kwargs)
-        except redis.ConnectionError as error:
-            if isinstance(error.__context__, BlockingIOError):  # what the system's time limit raises
-                raise redis.TimeoutError("Timeout reading from socket") from error
-            raise
+    def read_from_socket(self, **how: Any) -> Any:
+        """Read what has come; TimeoutError if nothing comes in time, which a `timeout` of None does not limit."""
+        while True:
+            try:
+                return super().read_from_socket(**how)
+            except redis.ConnectionError as error:
+                if not isinstance(error.__context__, BlockingIOError):  # which the system's time limit raises
+                    raise
+                if how.get("timeout", self) is not None:
+                    raise redis.TimeoutError("Timeout reading from socket") from error
 
 
 def _timed_by_the_system(connected: socket.socket, seconds: float) -> None:
     """Give a socket the system's time limits in place of Python's, which cost another call at each read and write."""
     if isinstance(connected, ssl.SSLSocket):  # which can do without Python's only where it reads what was waited for
         return
-    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    limit = struct.pack("ll", int(seconds), max(int(seconds % 1 * 1e6), 1))  # a timeval; all zeros are no limit
     connected.settimeout(None)
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         connected.setsockopt(socket.SOL_SOCKET, option, limit)

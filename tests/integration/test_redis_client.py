@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,11 @@ import redis
 from redis_consumer import redis as redis_module
 from redis_consumer.errors import QueueUnavailable, SettingsError
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
-from redis_consumer.redis import KeptConnections, RedisClient, Waiter, translate
+from redis_consumer.redis import BoundedParser, KeptConnections, RedisClient, Waiter, translate
 from redis_consumer.testing.servers import HOST, Server, find_redis, free_port, start_redis, start_sentinel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 LONG = 20.0
 
@@ -44,6 +45,16 @@ def client(server: Server) -> Iterator[RedisClient]:
 def impatient(port: int, **options: object) -> RedisClient:
     """One whose pauses are short."""
     return RedisClient(HOST, port, 0.01, timeout_seconds=1.0, **options)  # type: ignore[arg-type]  # any of them
+
+
+def master_ping(client: RedisClient) -> object:
+    with client.translated() as master:
+        return master.ping()
+
+
+def kept_ping(client: RedisClient) -> object:
+    with client.translated():
+        return client.ask("PING")
 
 
 class TestCommands:
@@ -113,9 +124,30 @@ class TestOutage:
     def test_a_server_that_does_not_answer_in_time_is_unavailable(self) -> None:
         with socket.create_server((HOST, 0)) as silent:
             client = RedisClient(HOST, silent.getsockname()[1], timeout_seconds=0.1)
-            for ask in (master_ping, kept_ping):
-                with pytest.raises(QueueUnavailable, match="does not answer: Timeout reading"):
-                    ask(client)
+            with pytest.raises(QueueUnavailable), client.translated() as master:
+                master.ping()
+
+    @pytest.mark.parametrize("ask", [master_ping, kept_ping])
+    def test_a_server_that_stops_answering_is_unavailable(
+        self, server: Server, ask: Callable[[RedisClient], object]
+    ) -> None:
+        client = RedisClient(server.host, server.port, timeout_seconds=0.2)
+        ask(client)
+        with redis.Redis(server.host, server.port) as other:
+            other.client_pause(400)
+            with pytest.raises(QueueUnavailable, match="does not answer: Timeout reading"):
+                ask(client)
+            other.client_unpause()
+        ask(client)
+        client.close()
+
+    def test_a_subscription_waits_as_long_as_it_takes(self, server: Server) -> None:
+        client = RedisClient(server.host, server.port, timeout_seconds=0.1)
+        with client.pubsub() as subscription, redis.Redis(server.host, server.port) as other:
+            subscription.subscribe("news")
+            assert subscription.get_message(timeout=1)["type"] == "subscribe"
+            threading.Timer(0.4, other.publish, ("news", "late")).start()
+            assert subscription.get_message(timeout=None)["data"] == "late"
 
     def test_a_server_of_another_kind_is_unavailable(self) -> None:
         with socket.create_server((HOST, 0)) as web, ThreadPoolExecutor(1) as pool:
@@ -130,16 +162,6 @@ class TestOutage:
             client = RedisClient(HOST, web.getsockname()[1], timeout_seconds=1.0)
             with pytest.raises(QueueUnavailable), client.translated() as master:
                 master.ping()
-
-
-def master_ping(client: RedisClient) -> object:
-    with client.translated() as master:
-        return master.ping()
-
-
-def kept_ping(client: RedisClient) -> object:
-    with client.translated():
-        return client.ask("PING")
 
 
 class TestAsk:
@@ -345,7 +367,7 @@ class TestSentinel:
             def discover_master(self, _name: str) -> tuple[str, int]:
                 return HOST, server.port
 
-        pool = redis.SentinelConnectionPool("only", Sentinel(), socket_timeout=1.0)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+        pool = redis.SentinelConnectionPool("only", Sentinel(), socket_timeout=1.0, parser_class=BoundedParser)  # type: ignore[no-untyped-call]  # redis-py leaves it so
         with redis.Redis(HOST, server.port) as other:
             sha = other.script_load("return ARGV[1]")
             kept = KeptConnections(pool)

@@ -23,7 +23,7 @@ from redis_consumer.storage.base import Content
 from redis_consumer.storage.folders import objects_below
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from redis_consumer.images.source import BinaryFile
     from redis_consumer.job import Job
@@ -74,16 +74,20 @@ class Work:
         self._progress_at = 0.0
         self._opened = ExitStack()
         self._made = ExitStack()
+        self._left = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
         self._made.close()
+        self._left = True
 
     @cached_property
     def folder(self) -> Path:
         """The folder, made when it is first asked for: most jobs leave the disk alone."""
+        if self._left:  # nobody would remove it
+            raise RuntimeError(f"The folder of job {self.job.key} is gone")
         return Path(self._made.enter_context(tempfile.TemporaryDirectory(prefix="redis-consumer-")))
 
     def enter(self, stage: Status, fields: dict[str, FieldValue] | None = None) -> None:
@@ -165,13 +169,13 @@ class Work:
         self.enter(Status.PRE_PROCESSING, described(picture))
         return picture
 
-    def deliver(self, files: Sequence[tuple[str | Made, str]], extras: Mapping[ExtraOutput, Path] | None = None) -> str:
+    def deliver(self, files: Iterable[tuple[str | Made, str]], extras: Mapping[ExtraOutput, Path] | None = None) -> str:
         """Store files, as `store` does, and finish the job's hash; return the status."""
         self._jobs.update(self.job, {"status": Status.DONE, **self.store(files, extras)})
         return Status.DONE
 
     def store(
-        self, files: Sequence[tuple[str | Made, str]], extras: Mapping[ExtraOutput, Path] | None = None
+        self, files: Iterable[tuple[str | Made, str]], extras: Mapping[ExtraOutput, Path] | None = None
     ) -> dict[str, FieldValue]:
         """Zip files and upload; return what the hash of a job that is done says.
 
@@ -179,7 +183,7 @@ class Work:
         `extras` are files, or folders of files, that go beside the zip, never into it, below ``output/<uuid4>/``;
         the field `extra_outputs` lists their keys.
         """
-        upload = self._storage.upload(self._zipped(files))
+        upload = self._storage.upload(self._zipped(list(files)))
         done: dict[str, FieldValue] = {
             "output_url": upload.url,
             "output_file_name": upload.key,

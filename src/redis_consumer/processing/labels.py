@@ -59,6 +59,7 @@ def label_places(places: npt.NDArray[np.intp], shape: tuple[int, ...], *, corner
 def neighbourhood(rank: int, *, corners: bool) -> npt.NDArray[np.bool_]:
     """Return which pixels around one are its neighbours, at its edges, with `corners` at its corners too."""
     structure: npt.NDArray[np.bool_] = scipy.ndimage.generate_binary_structure(rank, rank if corners else 1)
+    structure.flags.writeable = False  # it is kept
     return structure
 
 

@@ -245,7 +245,7 @@ def window(size: int, left: int, right: int) -> npt.NDArray[np.float64]:
     weights = np.ones(size)
     weights[:left] = _ramp(left)
     weights[size - right :] = _ramp(right)[::-1]
-    weights.flags.writeable = False  # everybody has the same
+    weights.flags.writeable = False  # it is kept
     return weights
 
 

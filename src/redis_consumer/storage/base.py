@@ -22,10 +22,15 @@ class Upload(NamedTuple):
 
 
 class Content(NamedTuple):
-    """A file that is in memory."""
+    """A file that is in memory.  `data` is not changed, and may be read more than once."""
 
     name: str
     data: bytes | memoryview
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return memoryview(self.data).nbytes
 
 
 class Storage(Protocol):

@@ -251,7 +251,7 @@ class ObjectStorage:
 
     def _put(self, store: ObjectStore, key: str, file: Path | Content) -> None:
         attributes = {"Content-Type": "application/zip"} if key.endswith(ZIP) else {}
-        size = len(file.data) if isinstance(file, Content) else file.stat().st_size
+        size = file.size if isinstance(file, Content) else file.stat().st_size
         obstore.put(
             store,
             key,

@@ -251,6 +251,13 @@ def test_the_folder_goes_with_the_context(lab: Lab) -> None:
     assert not work.folder.exists()
 
 
+def test_there_is_no_folder_any_more_after_the_context(lab: Lab) -> None:
+    with Work(lab.claim(), lab.queue, lab.storage) as work:
+        pass
+    with pytest.raises(RuntimeError, match="is gone"):
+        _ = work.folder
+
+
 @pytest.mark.parametrize(
     ("fields", "name"),
     [

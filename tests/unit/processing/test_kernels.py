@@ -148,6 +148,14 @@ def test_histograms_become_levels_alike(seed: int, share: float) -> None:
     np.testing.assert_array_equal(made, expected)
 
 
+@both
+def test_a_histogram_without_a_limit_is_refused(made: ModuleType) -> None:
+    counts = np.ones((1, 1, kernels.BINS), np.int32)
+    for limit, pixels in [(0, 256), (1, 0)]:
+        with pytest.raises(ValueError, match="at least 1"):
+            made.levels(counts, limit, pixels, 1)
+
+
 @drawn
 @given(st.sets(st.integers(0, 60)), st.lists(st.integers(1, 12), max_size=4))
 def test_places_that_touch_are_seen_alike(found: set[int], ahead: list[int]) -> None:

@@ -106,8 +106,10 @@ def levels(counts: npt.NDArray[np.int32], limit: int, pixels: int, highest: int)
     """Return for each bin the level that it becomes, a whole number up to `highest`, in the shape of `counts`.
 
     `counts` are histograms (..., bins) of so many `pixels` each.  In none may a bin have more than `limit`: what is
-    above counts in the others.
+    above counts in the others, which together have room for it.  ValueError for a limit, or pixels, below 1.
     """
+    if limit < 1 or pixels < 1:
+        raise ValueError("a limit and pixels of at least 1")
     tables = np.empty(counts.shape, np.float32)
     flat, out = counts.reshape(-1, BINS), tables.reshape(-1, BINS)
     for some in (slice(first, first + _TABLES) for first in range(0, len(flat), _TABLES)):
