@@ -27,8 +27,8 @@ SIDES = (512, 1024, 2048)
 ALLOWED = {
     Status.STARTED: (1.2, 1.2, 1.2),
     Status.PRE_PROCESSING: (2.5, 2.4, 2.3),
-    Status.PREDICTING: (4.6, 12.9, 6.5),
-    Status.POST_PROCESSING: (8.5, 8.4, 8.4),
+    Status.PREDICTING: (4.6, 12.9, 6.3),
+    Status.POST_PROCESSING: (7.5, 7.4, 7.4),
     Status.SAVING_RESULTS: (2.8, 2.4, 2.3),
 }
 """Planes of a job with an image of uint16, for each of `SIDES`: a seventh more than there are, but less than a whole
@@ -38,7 +38,7 @@ WHAT = {
     Status.STARTED: "the file and what is decoded of it, both in the file's type",
     Status.PRE_PROCESSING: "the image and what is made of it; the file is closed",
     Status.PREDICTING: "two outputs, a row of tiles of each, batches in flight; the image until its last tile is cut",
-    Status.POST_PROCESSING: "two outputs, labels, and what the watershed needs: foreground, markers, pieces, basins",
+    Status.POST_PROCESSING: "two outputs, labels, and what the watershed needs: foreground, pieces, basins",
     Status.SAVING_RESULTS: "labels, and a plane of them as float32",
 }
 GROWTH = 1.15
