@@ -29,9 +29,9 @@ from redis_consumer.errors import (
 )
 from redis_consumer.limits import MemoryLimit, SpareMemory, TimeLimit
 from redis_consumer.middleware import Every, Heartbeat, NoObserver, Once, wrapped
-from redis_consumer.models.batching import IN_FLIGHT, BatchLimits
+from redis_consumer.models.batching import BatchLimits
 from redis_consumer.models.patience import PatientModelServer
-from redis_consumer.models.slots import SharingModelServer, Slots
+from redis_consumer.models.slots import LEAST, SharingModelServer, Slots
 from redis_consumer.models.stops import Stops
 from redis_consumer.models.tf_serving import TensorFlowServing
 from redis_consumer.queues.depth import queue_depth
@@ -95,7 +95,7 @@ def build_worker(settings: Settings) -> Worker:
     redis = build_redis(settings)
     stopping = threading.Event()
     server = build_model_server(settings)
-    slots = Slots(max(settings.concurrency, IN_FLIGHT))
+    slots = Slots(max(settings.concurrency, LEAST))
     metrics = build_metrics(at_source(settings), redis) if settings.health_port else None
     observer: Observer = metrics or NoObserver()
     heartbeat = Heartbeat(settings.lease_seconds)

@@ -140,7 +140,7 @@ class LargeImage:
             return [VIEWS[recipe.prepare](plane) for plane in planes]
 
         def read(frame: int, rows: slice) -> AnyArray:
-            return np.stack([plane[rows, everywhere] for plane in prepared(frame)], axis=-1)
+            return _together([plane[rows, everywhere] for plane in prepared(frame)])
 
         in_hand: list[_Frame] = []
         labels: list[LargeLabels] = []
@@ -170,9 +170,9 @@ class LargeImage:
     def _labelled(self, frame: _Frame, recipe: Recipe, wait: Wait) -> LargeLabels:
         """Return the labels of a frame of which all rows will be there that are waited for."""
 
-        def label(place: Rectangle) -> npt.NDArray[np.integer]:
+        def label(place: Rectangle) -> npt.NDArray[np.int32]:
             wait(place[0].stop)
-            outputs = [np.stack([plane[place] for plane in head], axis=-1)[np.newaxis] for head in frame.heads]
+            outputs = [_together([plane[place] for plane in head])[np.newaxis] for head in frame.heads]
             return np.asarray(recipe.finish(outputs)[0], np.int32)
 
         stitched = stitch(label, frame.targets)
@@ -218,6 +218,11 @@ def _write(planes: Sequence[Canvas], rows: slice, values: AnyArray) -> None:
         place = slice(rows.start + start, rows.start + start + len(strip)), slice(0, values.shape[1])
         for channel, plane in enumerate(planes):
             plane[place] = strip[..., channel]
+
+
+def _together(parts: Sequence[AnyArray]) -> AnyArray:
+    """Return arrays (Y, X) as the channels of one: a single one is not copied."""
+    return parts[0][..., np.newaxis] if len(parts) == 1 else np.stack(parts, axis=-1)
 
 
 def _middle(size: int) -> slice:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-IN_FLIGHT = 2
-"""Requests under way for one image: one is computed while the next one travels."""
+IN_FLIGHT = 3
+"""Requests under way for one image: one is computed, one travels, and one waits for its slot, so that no other image
+takes that in between."""
 FITS, MOST_FITS = 32, 1024
 """So many batches must fit into the device's memory before a larger one is tried.  Doubled when that was too early."""
 
@@ -245,7 +246,7 @@ def _in_parallel(calls: Iterator[Callable[[], T]], in_flight: int) -> Iterator[T
     try:
         while waiting:
             # Of what is handed over nothing stays here, and the next one is sent after it was worked on: the server
-            # has another one meanwhile, and a third one, with its reply, would be the most of a job's memory.
+            # has others meanwhile, and one more, with its reply, would be the most of a job's memory.
             yield waiting.popleft().result()
             waiting.extend(map(pool.submit, islice(calls, 1)))
     finally:

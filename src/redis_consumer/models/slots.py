@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
+LEAST = 2
+"""Slots of a process with one lane: one request is computed while the next one travels."""
 TURN = 8
-"""Calls after which a line stands at the end again: the batches of an image of 2048 x 2048 are one fewer."""
+"""Calls after which an image counts as large: the batches of one of 2048 x 2048 are one fewer."""
 
 
 @dataclass(eq=False)
@@ -36,9 +37,14 @@ class Line:
     under_way: int = 0
     """Those that wait or are in flight."""
     since: int = 0
-    """When its turn began: a number that grows from turn to turn of all lines."""
+    """When it began: a number that grows from image to image of all lines."""
     calls: int = 0
-    """Those that were given a slot in this turn."""
+    """Those that were given a slot since then."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether its image is a large one, as far as is known."""
+        return self.calls >= TURN
 
 
 @dataclass(eq=False)
@@ -59,8 +65,9 @@ class Slots:
     flight, as many successes as there are slots add one.  Refusals of calls that began before the last halving
     tell nothing new and change nothing.
 
-    A slot that becomes free goes to the line whose turn began first, until that has no call left or has had `TURN` of
-    them: lanes that share a server one batch after the other would all be done at the same time, and then it idles.
+    A slot that becomes free goes to the line that began first, until that has no call left: lanes that share a server
+    one batch after the other would all be done at the same time, and then it idles.  But lines that have had fewer
+    than `TURN` calls go before those of large images, except that after each `TURN` slots these are given as many.
     """
 
     def __init__(self, most: int) -> None:
@@ -68,7 +75,8 @@ class Slots:
         self._busy = 0
         self._lowered = 0
         self._successes = 0
-        self._turns = 0
+        self._begun = 0
+        self._disputed = 0
         self._waiting: list[_Call] = []
         self._lock = threading.Lock()
 
@@ -99,7 +107,8 @@ class Slots:
     def _enter(self, call: _Call, stop: Stop, on_wait: Callable[[], object]) -> None:
         with self._lock:
             if not call.line.under_way:
-                self._begin_turn(call.line)
+                self._begun += 1
+                call.line.since, call.line.calls = self._begun, 0
             call.line.under_way += 1
             self._waiting.append(call)
             self._hand_out()
@@ -119,21 +128,23 @@ class Slots:
         with self._lock:
             return call.given.wait_for(lambda: call.lowered is not None, LOOK_SECONDS)
 
-    def _begin_turn(self, line: Line) -> None:
-        self._turns += 1
-        line.since, line.calls = self._turns, 0
-
     def _hand_out(self) -> None:
         while self._waiting and self._busy < self._allowed:
-            call = min(self._waiting, key=lambda one: one.line.since)
+            call = self._next()
             self._waiting.remove(call)
             self._busy += 1
             call.lowered = self._lowered
             call.line.calls += 1
-            if call.line.calls == TURN:
-                self._begin_turn(call.line)
             if call.given:
                 call.given.notify()
+
+    def _next(self) -> _Call:
+        candidates = self._waiting
+        if len({call.line.is_long for call in candidates}) > 1:
+            long = self._disputed // TURN % 2 == 1
+            self._disputed += 1
+            candidates = [call for call in candidates if call.line.is_long is long]
+        return min(candidates, key=lambda call: call.line.since)
 
     def _succeeded(self) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from redis_consumer.processing import kernels
 from redis_consumer.processing.planes import SIDE, blocks, grown
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from redis_consumer.processing.planes import Rectangle, WritablePlane
 
-    Ids = npt.NDArray[np.integer]
+    LabelImage = npt.NDArray[np.int32]
     Mask = npt.NDArray[np.bool_]
 
 HALO = 128
@@ -46,7 +47,7 @@ class Stitched:
 
 
 def stitch(
-    label: Callable[[Rectangle], Ids], targets: Sequence[WritablePlane], *, side: int = SIDE, halo: int = HALO
+    label: Callable[[Rectangle], LabelImage], targets: Sequence[WritablePlane], *, side: int = SIDE, halo: int = HALO
 ) -> list[Stitched]:
     """Write a label image into each of `targets`, planes (Y, X) of zeros, and return what was written.
 
@@ -65,14 +66,16 @@ def stitch(
     return results
 
 
-def _whole(labels: Ids, targets: Sequence[WritablePlane], place: Rectangle) -> list[Stitched]:
+def _whole(labels: LabelImage, targets: Sequence[WritablePlane], place: Rectangle) -> list[Stitched]:
     for feature, target in enumerate(targets):
         target[place] = labels[..., feature]
     present = (np.bincount(plane.ravel(), minlength=1)[1:] for plane in np.moveaxis(labels, -1, 0))
     return [Stitched(count=int(np.count_nonzero(sizes))) for sizes in present]
 
 
-def _wide_enough(label: Callable[[Rectangle], Ids], core: Rectangle, shape: tuple[int, ...], halo: int) -> list[_View]:
+def _wide_enough(
+    label: Callable[[Rectangle], LabelImage], core: Rectangle, shape: tuple[int, ...], halo: int
+) -> list[_View]:
     """Return a view of each label image that shows all objects of `core`."""
     while True:
         outer = grown(core, halo, shape)
@@ -86,37 +89,41 @@ def _wide_enough(label: Callable[[Rectangle], Ids], core: Rectangle, shape: tupl
 class _View:
     """One label image of a block with its halo."""
 
-    def __init__(self, labels: Ids, outer: Rectangle, core: Rectangle, shape: tuple[int, ...]) -> None:
+    def __init__(self, labels: LabelImage, outer: Rectangle, core: Rectangle, shape: tuple[int, ...]) -> None:
         self.labels = labels
         self.outer = outer
-        self.sizes = np.bincount(labels.ravel(), minlength=1)
+        count = int(labels.max(initial=0)) + 1
+        self.sizes = kernels.areas(labels, count)
         rows, columns = (
             slice(inner.start - around.start, inner.stop - around.start)
             for around, inner in zip(outer, core, strict=True)
         )
         near = grown((rows, columns), NEAR, labels.shape)
-        inside, beyond = self._marked(labels[rows, columns]), self._marked(*_around(labels, (rows, columns)))
+        in_core = kernels.areas(labels[rows, columns], count)
+        inside, beyond = in_core > 0, in_core < self.sizes
+        inside[0] = beyond[0] = False  # the background
         at_the_end = self._marked(*self._ends(shape))
         self.cut = inside & at_the_end
         """For each id, whether it has a pixel in the core and reaches the end of the halo, and perhaps beyond."""
         self.own = inside & ~beyond
         """Whether its middle lies in the core."""
-        doubtful = self._marked(labels[near]) & beyond & (inside | ~at_the_end)
+        in_sight = inside | self._marked(*_around(labels, near, (rows, columns)))
+        doubtful = in_sight & beyond & (inside | ~at_the_end)
         self.own[_with_middle_in(near, labels, doubtful)] = True
 
     def write(self, target: WritablePlane, result: Stitched) -> None:
         """Write the block's own objects, those that are not there yet."""
         there = target[self.outer]
-        taken = np.bincount(self.labels[there > 0], minlength=self.sizes.size)
+        taken = kernels.overlaps(self.labels, there, self.sizes.size)
         new = self.own & (taken <= SAME * self.sizes)
-        ids = np.zeros(self.sizes.size, there.dtype)
+        ids = np.zeros(self.sizes.size, np.int32)
         ids[new] = result.count + 1 + np.arange(np.count_nonzero(new))
-        np.copyto(there, ids[self.labels], where=new[self.labels] & (there == 0))
+        kernels.paste(ids, self.labels, there)
         target[self.outer] = there
         result.count += int(np.count_nonzero(new))
         result.cut += int(np.count_nonzero(self.cut & new))
 
-    def _marked(self, *parts: Ids) -> Mask:
+    def _marked(self, *parts: LabelImage) -> Mask:
         """Return for each id whether it is in one of `parts`."""
         marked = np.zeros(self.sizes.size, bool)
         for ids in parts:
@@ -124,7 +131,7 @@ class _View:
         marked[0] = False
         return marked
 
-    def _ends(self, shape: tuple[int, ...]) -> Iterator[Ids]:
+    def _ends(self, shape: tuple[int, ...]) -> Iterator[LabelImage]:
         """Yield the lines where the view ends, but not the plane."""
         for axis, (around, size) in enumerate(zip(self.outer, shape, strict=True)):
             lines = np.moveaxis(self.labels, axis, 0)
@@ -134,25 +141,30 @@ class _View:
                 yield lines[-1]
 
 
-def _around(labels: Ids, place: Rectangle) -> list[Ids]:
-    """Return what of `labels` lies around a rectangle."""
+def _around(labels: LabelImage, place: Rectangle, inner: Rectangle) -> list[LabelImage]:
+    """Return what of `labels` lies in one rectangle around another."""
     rows, columns = place
-    return [labels[: rows.start], labels[rows.stop :], labels[rows, : columns.start], labels[rows, columns.stop :]]
+    above, below = slice(rows.start, inner[0].start), slice(inner[0].stop, rows.stop)
+    left, right = slice(columns.start, inner[1].start), slice(inner[1].stop, columns.stop)
+    return [labels[above, columns], labels[below, columns], labels[inner[0], left], labels[inner[0], right]]
 
 
-def _with_middle_in(place: Rectangle, labels: Ids, chosen: Mask) -> Ids:
+def _with_middle_in(place: Rectangle, labels: LabelImage, chosen: Mask) -> LabelImage:
     """Return which of the `chosen` ids have their middle in a rectangle of `labels` (Y, X).
 
     It is a pixel of the object, so that a block which has it in view has the object in view: in the row of the centroid
     the one nearest to it.  An object in pieces may have none in that row: then any row will do.
     """
-    y, x = np.nonzero(chosen[labels])
+    y, x = np.divmod(kernels.places_of(chosen, labels), labels.shape[1])
     ids = labels[y, x]
     sizes = np.maximum(np.bincount(ids, minlength=chosen.size), 1)
     centre_y, centre_x = (np.bincount(ids, where, minlength=chosen.size) / sizes for where in (y, x))
-    order = np.lexsort((abs(x - centre_x[ids]), y != np.round(centre_y[ids]), ids))
+    in_row = y == np.round(centre_y)[ids]
+    candidates = in_row | (np.bincount(ids[in_row], minlength=chosen.size) == 0)[ids]
+    y, x, ids = y[candidates], x[candidates], ids[candidates]
+    order = np.lexsort((abs(x - centre_x[ids]), ids))
     ids, first = np.unique(ids[order], return_index=True)
     y, x = y[order][first], x[order][first]
     rows, columns = place
-    found: Ids = ids[(y >= rows.start) & (y < rows.stop) & (x >= columns.start) & (x < columns.stop)]
+    found: LabelImage = ids[(y >= rows.start) & (y < rows.stop) & (x >= columns.start) & (x < columns.stop)]
     return found

@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from itertools import groupby
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -171,7 +172,7 @@ class TestWaiting:
             queue.stand("second", second)
         assert queue.order == ["second", "second", "first"]
 
-    def test_a_long_line_lets_others_pass_now_and_then(self) -> None:
+    def test_short_lines_go_before_a_long_one(self) -> None:
         long = Line()
         with Queue(Slots(1), holding=long) as queue:
             for _ in range(2 * TURN):
@@ -179,6 +180,25 @@ class TestWaiting:
             queue.stand("short", Line())
             queue.stand("other", Line())
         assert queue.order == (TURN - 1) * ["long"] + ["short", "other"] + (TURN + 1) * ["long"]
+
+    def test_a_long_line_goes_on_before_a_later_one_that_is_long_too(self) -> None:
+        early, late = Line(), Line()
+        with Queue(Slots(1), holding=early) as queue:
+            for _ in range(2 * TURN):
+                queue.stand("early", early)
+                queue.stand("late", late)
+        assert queue.order == (TURN - 1) * ["early"] + TURN * ["late"] + (TURN + 1) * ["early"] + TURN * ["late"]
+
+    def test_a_long_line_has_half_of_the_slots_whatever_short_ones_come(self) -> None:
+        long = Line()
+        with Queue(Slots(1), holding=long) as queue:
+            for _ in range(3 * TURN):
+                queue.stand("long", long)
+            for _ in range(3 * TURN):
+                queue.stand("short", None)
+        blocks = [(name, len(list(group))) for name, group in groupby(queue.order)]
+        short, longer = ("short", TURN), ("long", TURN)
+        assert blocks == [("long", TURN - 1), short, longer, short, longer, short, ("long", 1)]
 
     def test_who_gives_up_leaves_its_line(self) -> None:
         slots, line = Slots(1), Line()

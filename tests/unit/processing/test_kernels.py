@@ -19,6 +19,7 @@ from redis_consumer.processing.clahe import Histograms, _between, _counted
 from redis_consumer.processing.kernels import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     import numpy.typing as npt
@@ -224,6 +225,39 @@ def test_labels_are_counted_and_looked_up_alike(seed: int) -> None:
     out = np.empty(labels.size, np.int32)
     compiled.look_up(table, labels, out)
     np.testing.assert_array_equal(out, table[labels])
+
+
+@drawn
+@given(seeds)
+def test_labels_are_measured_and_pasted_alike(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count, shape = int(rng.integers(1, 60)), (*rng.integers(0, 70, 2), 2)
+    labels, others = rng.integers(0, count, (2, *shape), np.int32)[..., int(rng.integers(0, 2))]  # not at one place
+    chosen, table = rng.random(count) < 0.5, rng.integers(0, 3, count, np.int32)
+    others[rng.random(others.shape) < 0.5] = 0
+    np.testing.assert_array_equal(compiled.areas(labels, count), plain.areas(labels, count))
+    np.testing.assert_array_equal(compiled.overlaps(labels, others, count), plain.overlaps(labels, others, count))
+    np.testing.assert_array_equal(compiled.places_of(chosen, labels), np.flatnonzero(chosen[labels]))
+    pasted = others.copy(), others.copy()
+    for made, out in zip((compiled, plain), pasted, strict=True):
+        made.paste(table, labels, out)
+    np.testing.assert_array_equal(*pasted)
+    np.testing.assert_array_equal(pasted[0], np.where(others == 0, table[labels], others))
+
+
+@both
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_labels_that_are_none_are_refused(made: ModuleType, wrong: int) -> None:
+    labels, out = np.array([[0, wrong], [1, 2]], np.int32), np.zeros((2, 2), np.int32)
+    calls: list[Callable[[], object]] = [
+        lambda: made.areas(labels, 3),
+        lambda: made.overlaps(labels, out + 1, 3),
+        lambda: made.places_of(np.ones(3, bool), labels),
+        lambda: made.paste(np.ones(3, np.int32), labels, out),
+    ]
+    for refused in calls:
+        with pytest.raises(IndexError, match="no entry"):
+            refused()
 
 
 @both

@@ -18,6 +18,7 @@ __all__ = [
     "COMPILED",
     "Grey",
     "apart",
+    "areas",
     "blend",
     "candidates",
     "correlate",
@@ -26,6 +27,9 @@ __all__ = [
     "flood",
     "levels",
     "look_up",
+    "overlaps",
+    "paste",
+    "places_of",
     "sizes",
     "touch",
     "without_higher",
@@ -34,6 +38,7 @@ __all__ = [
 COMPILED = chosen.__name__.endswith(".compiled")
 
 apart = chosen.apart
+areas = chosen.areas
 blend = chosen.blend
 candidates = chosen.candidates
 correlate = chosen.correlate
@@ -42,6 +47,9 @@ fade_in = chosen.fade_in
 flood = chosen.flood
 levels = chosen.levels
 look_up = chosen.look_up
+overlaps = chosen.overlaps
+paste = chosen.paste
+places_of = chosen.places_of
 sizes = chosen.sizes
 touch = chosen.touch
 without_higher = chosen.without_higher

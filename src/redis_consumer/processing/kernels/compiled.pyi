@@ -1,5 +1,6 @@
 from redis_consumer.processing.kernels.plain import (
     apart as apart,
+    areas as areas,
     blend as blend,
     candidates as candidates,
     correlate as correlate,
@@ -8,6 +9,9 @@ from redis_consumer.processing.kernels.plain import (
     flood as flood,
     levels as levels,
     look_up as look_up,
+    overlaps as overlaps,
+    paste as paste,
+    places_of as places_of,
     sizes as sizes,
     touch as touch,
     without_higher as without_higher,

@@ -526,8 +526,7 @@ def look_up(const int32_t[::1] table, const Id[::1] labels, int32_t[::1] out):
                 inside = False
                 break
             out[i] = table[labels[i]]
-    if not inside:
-        raise IndexError("a label has no entry in the table")
+    require_entries(inside)
 
 
 def touch(const Index[::1] places, const Index[::1] steps):
@@ -543,6 +542,104 @@ def touch(const Index[::1] places, const Index[::1] steps):
                 if j < size and places[j] == place:
                     found = True
     return found
+
+
+def areas(const int32_t[:, :] labels, Index count):
+    cdef Index y, x
+    cdef int32_t label
+    cdef bint inside = True
+    cdef int64_t[::1] counts
+    found = np.zeros(max(count, 0), np.int64)
+    counts = found
+    with nogil:
+        for y in range(labels.shape[0]):
+            for x in range(labels.shape[1]):
+                label = labels[y, x]
+                if not 0 <= label < counts.shape[0]:
+                    inside = False
+                    break
+                counts[label] += 1
+    require_entries(inside)
+    return found
+
+
+def overlaps(const int32_t[:, :] labels, const int32_t[:, :] others, Index count):
+    cdef Index y, x
+    cdef int32_t label
+    cdef bint inside = True
+    cdef int64_t[::1] counts
+    found = np.zeros(max(count, 0), np.int64)
+    counts = found
+    require_alike(labels, others)
+    with nogil:
+        for y in range(labels.shape[0]):
+            for x in range(labels.shape[1]):
+                if others[y, x] == 0:
+                    continue
+                label = labels[y, x]
+                if not 0 <= label < counts.shape[0]:
+                    inside = False
+                    break
+                counts[label] += 1
+    require_entries(inside)
+    return found
+
+
+def places_of(chosen, const int32_t[:, :] labels):
+    cdef Index y, x, size = 0
+    cdef int32_t label
+    cdef bint inside = True
+    cdef const uint8_t[::1] wanted = chosen.view(np.uint8)
+    cdef Index[::1] places
+    # Their number is not known before: two walks take less than room for all.
+    with nogil:
+        for y in range(labels.shape[0]):
+            for x in range(labels.shape[1]):
+                label = labels[y, x]
+                if not 0 <= label < wanted.shape[0]:
+                    inside = False
+                    break
+                size += wanted[label]
+    require_entries(inside)
+    found = np.empty(size, np.intp)
+    places = found
+    size = 0
+    with nogil:
+        for y in range(labels.shape[0]):
+            for x in range(labels.shape[1]):
+                if wanted[labels[y, x]]:
+                    places[size] = y * labels.shape[1] + x
+                    size += 1
+    return found
+
+
+def paste(const int32_t[::1] table, const int32_t[:, :] labels, int32_t[:, :] out):
+    cdef Index y, x
+    cdef int32_t label
+    cdef bint inside = True
+    require_alike(labels, out)
+    with nogil:
+        for y in range(labels.shape[0]):
+            for x in range(labels.shape[1]):
+                label = labels[y, x]
+                if not 0 <= label < table.shape[0]:
+                    inside = False
+                    break
+                if out[y, x] == 0:
+                    out[y, x] = table[label]
+    require_entries(inside)
+
+
+cdef int require_entries(bint inside) except -1:
+    if not inside:
+        raise IndexError("a label has no entry in the table")
+    return 0
+
+
+cdef int require_alike(const int32_t[:, :] one, const int32_t[:, :] other) except -1:
+    if one.shape[0] != other.shape[0] or one.shape[1] != other.shape[1]:
+        raise ValueError("images of different sizes")
+    return 0
 
 
 # Watershed

@@ -334,6 +334,37 @@ def touch(places: Indices, steps: Indices) -> bool:
     return False
 
 
+def areas(labels: LabelImage, count: int) -> npt.NDArray[np.int64]:
+    """Return how many pixels of an image (Y, X) each of `count` labels has.  IndexError for another one."""
+    found = np.bincount(_of(labels, count).ravel(), minlength=count)
+    return found.astype(np.int64, copy=False)
+
+
+def overlaps(labels: LabelImage, others: LabelImage, count: int) -> npt.NDArray[np.int64]:
+    """Return how many pixels of each of `count` labels are not 0 in another image (Y, X).  IndexError as `areas`."""
+    return areas(labels[others != 0][np.newaxis], count)
+
+
+def places_of(chosen: Mask, labels: LabelImage) -> Indices:
+    """Return where in an image (Y, X), as if it were flat, the pixels are whose label is chosen.
+
+    IndexError for a label of which `chosen` does not tell.
+    """
+    return np.flatnonzero(chosen[_of(labels, chosen.size)])
+
+
+def paste(table: LabelImage, labels: LabelImage, out: LabelImage) -> None:
+    """Write `table[labels]` where that is not 0 and `out` is, all (Y, X).  IndexError as `look_up`."""
+    found = table[_of(labels, table.size)]
+    np.copyto(out, found, where=(found != 0) & (out == 0))
+
+
+def _of(labels: LabelImage, count: int) -> LabelImage:
+    if labels.size and not 0 <= labels.min() <= labels.max() < count:
+        raise IndexError("a label has no entry in the table")
+    return labels
+
+
 # Watershed
 
 

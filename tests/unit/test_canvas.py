@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from redis_consumer.canvas import Canvas
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHAPE = (20, 30)
+EVERYTHING = slice(0, 20), slice(0, 30)
+
+
+@pytest.mark.parametrize("place", [EVERYTHING, (slice(3, 9), slice(0, 30)), (slice(3, 9), slice(4, 11))])
+@pytest.mark.parametrize("kind", [np.int64, np.float64, ">f4"])
+def test_what_is_written_is_read(tmp_path: Path, place: tuple[slice, slice], kind: str) -> None:
+    canvas = Canvas.create(tmp_path / "plane", SHAPE, np.float32)
+    expected = np.zeros(SHAPE, np.float32)
+    values = np.arange(2 * expected[place].size).reshape(*expected[place].shape, 2)[..., 1].astype(kind)
+    canvas[place] = expected[place] = values
+    np.testing.assert_array_equal(canvas[EVERYTHING], expected)
+    np.testing.assert_array_equal(canvas[place], values)
+
+
+def test_what_is_around_it_in_the_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "plane"
+    path.write_bytes(b"head")
+    canvas = Canvas.over(path, SHAPE, np.dtype(np.uint16), offset=4)
+    with path.open("ab") as file:
+        file.write(b"tail")
+    canvas[EVERYTHING] = np.full(SHAPE, 0x4141, np.uint16)
+    assert path.read_bytes() == b"head" + 2 * 600 * b"A" + b"tail"
