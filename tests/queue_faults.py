@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis_consumer.errors import QueueUnavailable
@@ -188,6 +189,18 @@ class SpiedScripts(Scripts):
             return reply
 
         return self._faults.run(name, keys, command, confirm=confirm)
+
+    def begin(self, name: str, *keys: str, args: Iterable[object] = ()) -> Callable[[], Any]:
+        """The server does it now or never; that it did not is learned with the answer."""
+        try:
+            reply = self.run(name, *keys, args=args)
+        except QueueUnavailable as error:
+            return partial(_raise, error)
+        return lambda: reply
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 class SteppedWaiter:

@@ -167,10 +167,11 @@ class MeasuredQueue:
 
     def update(self, job: Job, fields: Mapping[str, FieldValue]) -> None:
         """See `JobQueue.update`."""
-        self._held(job, lambda: self._queue.update(job, fields))
-        for name, stage in self._metrics.stages.items():
-            with suppress(KeyError, ValueError):  # a consumer of somebody's own may write anything there
-                self._seconds[stage] = float(fields[name])
+        self._write(self._queue.update, job, fields)
+
+    def announce(self, job: Job, fields: Mapping[str, FieldValue]) -> None:
+        """See `JobQueue.announce`."""
+        self._write(self._queue.announce, job, fields)
 
     def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue], failure: Failure | None = None) -> None:
         """See `JobQueue.settle`."""
@@ -204,6 +205,14 @@ class MeasuredQueue:
     def close(self) -> None:
         """See `JobQueue.close`."""
         self._queue.close()
+
+    def _write(
+        self, write: Callable[[Job, Mapping[str, FieldValue]], None], job: Job, fields: Mapping[str, FieldValue]
+    ) -> None:
+        self._held(job, lambda: write(job, fields))
+        for name, stage in self._metrics.stages.items():
+            with suppress(KeyError, ValueError):  # a consumer of somebody's own may write anything there
+                self._seconds[stage] = float(fields[name])
 
     def _held(self, job: Job, action: Callable[[], T]) -> T:
         try:

@@ -25,7 +25,7 @@ from redis.sentinel import Sentinel
 from redis_consumer.errors import ConsumerError, QueueUnavailable, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 MOST_REPLY_BYTES = 256 * 2**20
@@ -134,8 +134,13 @@ class RedisClient:
 
     def ask(self, *command: str | bytes | float) -> Any:
         """Return the reply to a command, which is sent once; redis-py's errors leave as they are: see `translated`."""
+        return self.send(*command)()
+
+    def send(self, *command: str | bytes | float) -> Callable[[], Any]:
+        """Send a command once, and return what waits for its reply: to be called once.  Errors as `ask`, of either."""
         self._found()
-        return self._kept.ask(*command)
+        reply: Callable[[], Any] = self._kept.send(*command)
+        return reply
 
     def close(self) -> None:
         """Close all connections; the next command opens new ones."""
@@ -212,18 +217,27 @@ class KeptConnections:
         self._pool = pool
         self._idle: deque[tuple[Any, float]] = deque()
 
-    def ask(self, *command: str | bytes | float) -> Any:
-        """Return the reply to a command."""
+    def send(self, *command: str | bytes | float) -> Callable[[], Any]:
+        """Send a command, and return what waits for its reply: to be called once."""
         connection = self._taken()
-        try:
+        with self._released_if_it_fails(connection):
             connection.send_command(*command)
+        return partial(self._reply, connection)
+
+    def _reply(self, connection: Any) -> Any:
+        with self._released_if_it_fails(connection):
             # Said, because Sentinel's connections would go back with the reply still to come, for the next one to read.
             reply = connection.read_response(disconnect_on_error=True)
+        self._idle.append((connection, time.monotonic()))
+        return reply
+
+    @contextmanager
+    def _released_if_it_fails(self, connection: Any) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             self._pool.release(connection)
             raise
-        self._idle.append((connection, time.monotonic()))
-        return reply
 
     def _taken(self) -> Any:
         with suppress(IndexError):

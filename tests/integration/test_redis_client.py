@@ -212,7 +212,7 @@ class TestAsk:
             for one in (server, second):
                 masters.append((HOST, one.port))
                 pool.get_master_address()  # type: ignore[no-untyped-call]  # as any new connection does
-                assert f"tcp_port:{one.port}" in kept.ask("INFO", "server")
+                assert f"tcp_port:{one.port}" in kept.send("INFO", "server")()
             pool.disconnect()
 
 
@@ -371,11 +371,11 @@ class TestSentinel:
         with redis.Redis(HOST, server.port) as other:
             sha = other.script_load("return ARGV[1]")
             kept = KeptConnections(pool)
-            assert kept.ask("EVALSHA", sha, 0, "none") == b"none"
+            assert kept.send("EVALSHA", sha, 0, "none")() == b"none"
             other.client_pause(1300)
             with pytest.raises(redis.TimeoutError):
-                kept.ask("EVALSHA", sha, 0, "first")
-            assert kept.ask("EVALSHA", sha, 0, "second") == b"second"
+                kept.send("EVALSHA", sha, 0, "first")()
+            assert kept.send("EVALSHA", sha, 0, "second")() == b"second"
         pool.disconnect()
 
     def test_several_masters_without_the_usual_name_are_a_wrong_setting(self, tmp_path: Path, server: Server) -> None:

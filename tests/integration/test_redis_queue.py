@@ -604,6 +604,24 @@ class TestOutage:
         key = submit(client)
         assert claimed(lane).key == key
 
+    @pytest.mark.parametrize("more", [{"progress": 50}, None])
+    def test_what_was_announced_outlives_a_cut_connection(
+        self, server: Server, client: RedisClient, lane: RedisJobQueue, more: dict[str, int] | None
+    ) -> None:
+        key = submit(client)
+        job = claimed(lane)
+        with redis.Redis(server.host, server.port) as other:
+            other.client_pause(int(1000 * LONG), all=False)  # of what writes: the announcement waits in the server
+            lane.announce(job, {"status": "predicting", "note": "seen"})
+            other.client_kill_filter(_type="normal", skipme=True)
+            other.client_unpause()
+        assert client.hget(key, "note") is None
+        if more:
+            lane.announce(job, more)
+            assert client.hget(key, "note") == "seen"
+        lane.settle(job, "done", {})
+        assert client.hmget(key, "note", "status") == ["seen", "done"]
+
     def test_a_server_that_hangs_is_noticed_and_nothing_is_lost(self, tmp_path: Path) -> None:
         with start_redis(tmp_path) as server:
             client = RedisClient(server.host, server.port, timeout_seconds=0.3)
@@ -665,6 +683,17 @@ class TestOutage:
         with pytest.raises(redis.ResponseError):
             lane.settle(claimed(lane), "done", {})
         assert claimed(lane).key == key
+
+    def test_an_announcement_that_never_works_fails_the_job_and_not_the_lane(
+        self, client: RedisClient, lane: RedisJobQueue
+    ) -> None:
+        key = submit(client)
+        job = claimed(lane)
+        lane.announce(job, {f"field {number}": number for number in range(9000)})  # more than Lua takes
+        with pytest.raises(redis.ResponseError, match="unpack"):
+            lane.update(job, {"status": "done"})
+        lane.settle(job, "failed", {"reason": "a bug"})
+        assert client.hget(key, "reason") == "a bug"
 
     def test_a_server_that_forgot_its_scripts_is_told_them_again(
         self, client: RedisClient, lane: RedisJobQueue

@@ -66,7 +66,15 @@ PLANS = (
     NO_FAULT | NO_FAULT | NO_FAULT | ONE_FAULT | st.builds(lambda first, second: first + second, ONE_FAULT, ONE_FAULT)
 )
 ACTS = st.sampled_from(
-    [*["run", "park", "write", "children", "settle", "release"] * 3, "run", "run", "beat", "beat", "forget", "drain"]
+    [
+        *["run", "park", "write", "announce", "children", "settle", "release"] * 3,
+        "run",
+        "run",
+        "beat",
+        "beat",
+        "forget",
+        "drain",
+    ]
 )
 STATUSES = st.sampled_from(["new", "waiting"])
 PLACES = st.sampled_from([*Place, Place.WAITING, Place.WAITING])
@@ -146,6 +154,7 @@ class QueueUnderFaults(RuleBasedStateMachine):
             steps: dict[str, Callable[[], None]] = {
                 "beat": lambda: lane.queue.heartbeat(job),
                 "write": lambda: lane.queue.update(job, {"by": job.token, "status": status}),
+                "announce": lambda: lane.queue.announce(job, {"by": job.token, "status": status}),
                 "children": lambda: self.submit_children(lane.queue, job, torn),
                 "settle": lambda: self.settle(lane.queue, job, status),
                 "run": lambda: self.settle(lane.queue, job, status),
@@ -153,7 +162,7 @@ class QueueUnderFaults(RuleBasedStateMachine):
                 "release": lambda: self.release(lane.queue, job, place),
                 "forget": lambda: self.forget(job),
             }
-            if act not in {"beat", "write", "children"}:
+            if act not in {"beat", "write", "announce", "children"}:
                 lane.job = None  # whether it is answered or not: the lane asks again before its next claim
             self.step(lane, plan, steps[act])
 

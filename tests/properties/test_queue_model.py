@@ -120,6 +120,14 @@ class QueueAndModel(RuleBasedStateMachine):
     def update(self, number: int, fields: Mapping[str, str | int], status: str) -> None:
         self.both(number, lambda lane, job: lane.update(job, {**fields, "status": status}))
 
+    @rule(number=WHICH_LANE, fields=FIELDS, status=st.sampled_from(["new", "predicting", "done", "failed"]))
+    def announce(self, number: int, fields: Mapping[str, str | int], status: str) -> None:
+        def announced_and_heard_of(lane: JobQueue, job: Job) -> None:
+            lane.announce(job, {**fields, "status": status})
+            lane.update(job, {"c": "1"})
+
+        self.both(number, announced_and_heard_of)
+
     @rule(number=WHICH_LANE)
     def heartbeat(self, number: int) -> None:
         self.both(number, lambda lane, job: lane.heartbeat(job))

@@ -100,7 +100,7 @@ class Work:
         self._unwritten |= {**self._ended(), **(fields or {})}
         self._stage = stage
         if stage not in self._unspoken:
-            self._jobs.update(self.job, {"status": stage, **self._unwritten})
+            self._jobs.announce(self.job, {"status": stage, **self._unwritten})
             self._unwritten = {}
 
     def note(self, **fields: FieldValue) -> None:

@@ -72,6 +72,12 @@ class JobQueue(Protocol):
         A final `status` is not written: its fields are kept and written by `settle`, in one step.
         """
 
+    def announce(self, job: Job, fields: Mapping[str, FieldValue]) -> None:
+        """Write as `update` does, but perhaps leave the answer to the next call about the job.
+
+        That raises what `update` would have raised, LeaseLost above all, and writes after it.
+        """
+
     def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue], failure: Failure | None = None) -> None:
         """Make the job final: the kept fields, `fields` and the status in one write, the entry removed.
 

@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 from redis_consumer.errors import QueueUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from redis_consumer.redis import RedisClient
 
@@ -32,8 +32,7 @@ class Scripts:
 
         `confirm` also waits for the replicas that were asked for: too few are no reply.
         """
-        packed_keys, packed_args = [packed(key) for key in keys], [packed(arg) for arg in args]
-        command = _sha(name), len(packed_keys), *packed_keys, *packed_args
+        command = _command(name, keys, args)
         replicas = self._wait_replicas if confirm else 0
         with self._client.translated() as master:
             try:
@@ -43,6 +42,22 @@ class Scripts:
                 reply, confirmed = self._sent(master, command, replicas)
         if confirmed < replicas:
             raise QueueUnavailable(f"{name}: {confirmed} of {replicas} replicas confirmed it in time")
+        return reply
+
+    def begin(self, name: str, *keys: str, args: Iterable[object] = ()) -> Callable[[], Any]:
+        """Send a script, and return what waits for its reply: to be called once.  QueueUnavailable of either."""
+        command = _command(name, keys, args)
+        with self._client.translated():
+            sent = self._client.send("EVALSHA", *command)
+
+        def reply() -> Any:
+            with self._client.translated() as master:
+                try:
+                    return sent()
+                except NoScriptError:
+                    master.script_load(_text(name))
+                    return self._client.ask("EVALSHA", *command)
+
         return reply
 
     def _sent(self, master: Any, command: tuple[Any, ...], replicas: int) -> tuple[Any, int]:
@@ -55,6 +70,12 @@ class Scripts:
             pipe.wait(replicas, WAIT_MILLISECONDS)
             reply, confirmed = pipe.execute()
         return reply, confirmed
+
+
+def _command(name: str, keys: Iterable[str], args: Iterable[object]) -> tuple[Any, ...]:
+    """Return what follows EVALSHA."""
+    packed_keys, packed_args = [packed(key) for key in keys], [packed(arg) for arg in args]
+    return _sha(name), len(packed_keys), *packed_keys, *packed_args
 
 
 def packed(value: object) -> bytes:

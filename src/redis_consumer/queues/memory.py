@@ -69,6 +69,10 @@ class MemoryJobQueue:
                 self._broker.records[job.key].since = self._broker.clock()
             self._broker.write(job.key, written, self._pod)
 
+    def announce(self, job: Job, fields: Mapping[str, FieldValue]) -> None:
+        """See `JobQueue.announce`: here it is an update."""
+        self.update(job, fields)
+
     def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue], failure: Failure | None = None) -> None:
         """See `JobQueue.settle`."""
         with self._broker.changed:

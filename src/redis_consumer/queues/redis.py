@@ -15,6 +15,8 @@ import secrets
 import threading
 import time
 import uuid
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from redis_consumer import __version__
 from redis_consumer.errors import LeaseLost, QueueUnavailable
 from redis_consumer.job import FINAL, Job, Status
-from redis_consumer.queues.base import ENDINGS, NO_FAILURE, texts
+from redis_consumer.queues.base import ENDINGS, NO_FAILURE, Place, texts
 from redis_consumer.queues.lua import Scripts, packed, pairs
 from redis_consumer.redis import Waiter
 from redis_consumer.retry import call_with_retries
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from redis_consumer.errors import Failure
-    from redis_consumer.queues.base import Child, FieldValue, Place
+    from redis_consumer.queues.base import Child, FieldValue
     from redis_consumer.redis import RedisClient
 
 T = TypeVar("T")
@@ -54,10 +56,21 @@ VERSION = f"{__version__} on Python {platform.python_version()}"
 """Stands in the history of each delivery."""
 
 
+@dataclass
+class Announced:
+    """An update of which the lane has not heard yet."""
+
+    job: Job
+    arguments: Sequence[object]
+    reply: Callable[[], Any] | None
+    """Waits for the server's answer; None once it was lost."""
+
+
 class RedisJobQueue:
     """One lane of one pod on one queue.  Its processing list is ``processing-<queue>:<lane>:<pod>``.
 
-    `claim` and `update` are for the lane's own thread; `settle`, `heartbeat`, `wake`, `release` and `close` for any.
+    `claim`, `update` and `announce` are for the lane's own thread; `settle`, `heartbeat`, `wake`, `release` and `close`
+    for any.
     """
 
     def __init__(
@@ -83,11 +96,13 @@ class RedisJobQueue:
         self._unfinished: Callable[[], str] | None = None
         self._holding: Job | None = None
         self._kept: dict[str, str] = {}
+        self._announced: Announced | None = None
         self._closed = threading.Event()
 
     def claim(self, *, timeout: float) -> Job | None:
         """See `JobQueue.claim`."""
         self._finish_unfinished()
+        self._forget_announced()
         deadline = time.monotonic() + timeout
         while not self._closed.is_set():
             own, due_seconds = self._own_entry()
@@ -105,13 +120,24 @@ class RedisJobQueue:
 
     def update(self, job: Job, fields: Mapping[str, FieldValue]) -> None:
         """See `JobQueue.update`."""
-        written = texts(fields)
-        if written.get("status") in FINAL:
-            self._kept |= written
+        arguments = self._to_write(job, fields)
+        if arguments is None:
+            patiently(self._hear)
+        else:
+            self._demand(job, patiently(lambda: self._ask("update", job, arguments)) == "held")
+
+    def announce(self, job: Job, fields: Mapping[str, FieldValue]) -> None:
+        """See `JobQueue.announce`: the answer is read by whatever says more about the job."""
+        patiently(self._hear)
+        arguments = self._to_write(job, fields)
+        if arguments is None:
             return
-        arguments = [job.token, self._pod, *flat(written)]
-        answer = patiently(lambda: self._scripts.run("update", job.key, args=arguments))
-        self._demand(job, answer == "held")
+        try:
+            reply = self._scripts.begin("update", job.key, args=arguments)
+        except QueueUnavailable:
+            self.update(job, fields)
+        else:
+            self._announced = Announced(job, arguments, reply)
 
     def settle(self, job: Job, status: str, fields: Mapping[str, FieldValue], failure: Failure | None = None) -> None:
         """See `JobQueue.settle`."""
@@ -124,7 +150,9 @@ class RedisJobQueue:
         """See `JobQueue.release`."""
         how = failure.reason if failure else ENDINGS.get(to, "the job was not finished")
         limits = round(seconds * 1000), self._max_deliveries
-        answer = self._finish(job, "release", [job.token, self._pod, to, *limits, how, letter(failure)])
+        arguments = [job.token, self._pod, to, *limits, how, letter(failure)]
+        # Given up, perhaps by another thread than ours: what was announced no longer matters.
+        answer = self._finish(job, "release", arguments, hear=to is not Place.FRONT)
         return Status.FAILED if answer == "failed" else Status.NEW
 
     def submit_children(self, parent: Job, children: Iterable[Child]) -> list[str]:
@@ -204,12 +232,54 @@ class RedisJobQueue:
         self._holding = Job(key, self._queue, pairs(fields), token, deliveries)
         return self._holding
 
+    # Writing.
+
+    def _to_write(self, job: Job, fields: Mapping[str, FieldValue]) -> list[str] | None:
+        """Return the arguments of an update; None for a final status, whose fields are kept for the settle."""
+        written = texts(fields)
+        if written.get("status") in FINAL:
+            self._kept |= written
+            return None
+        return [job.token, self._pod, *flat(written)]
+
+    def _ask(self, script: str, job: Job, arguments: Sequence[object]) -> Any:
+        self._hear()
+        return self._scripts.run(script, job.key, args=arguments)
+
+    def _hear(self) -> None:
+        """Wait for the answer to what was announced; one that does not come is asked for with the next call."""
+        announced = self._announced
+        if announced is None:
+            return
+        try:
+            answer = self._answer(announced)
+        except QueueUnavailable:
+            raise
+        except Exception:
+            self._announced = None  # asked again it would fail again, whatever the job says next
+            raise
+        self._announced = None
+        self._demand(announced.job, answer == "held")
+
+    def _answer(self, announced: Announced) -> Any:
+        reply, announced.reply = announced.reply, None
+        return reply() if reply else self._scripts.run("update", announced.job.key, args=announced.arguments)
+
+    def _forget_announced(self) -> None:
+        """Clear away what nobody heard of: the job went another way."""
+        announced, self._announced = self._announced, None
+        if announced and announced.reply:
+            with suppress(QueueUnavailable):
+                announced.reply()
+
     # Letting go.
 
-    def _finish(self, job: Job, script: str, arguments: Sequence[object]) -> str:
+    def _finish(self, job: Job, script: str, arguments: Sequence[object], *, hear: bool = True) -> str:
         """End our hold on a job.  A lost reply is asked for again: now, and if need be before the next claim."""
 
         def ask() -> str:
+            if hear:
+                self._hear()
             return str(self._scripts.run(script, job.key, args=arguments, confirm=True))
 
         def finish() -> str:
@@ -263,6 +333,7 @@ class RedisJobQueue:
             arguments += [f"{child.queue}:{child.name}:{uuid.uuid4().hex}", child.queue, len(fields), *fields]
 
         def ask() -> Any:
+            self._hear()
             return self._scripts.run("submit_children", parent.key, args=arguments, confirm=True)
 
         answer, *known = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS)

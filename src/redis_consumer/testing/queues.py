@@ -261,6 +261,40 @@ class JobQueueExam(QueueFixtures):
         assert moment(fields["updated_at"]) > moment(job.fields["updated_at"])
         assert fields["updated_by"] == "pod-1"
 
+    def test_what_is_announced_is_written_before_what_follows(self, lane: JobQueue, submit: Any, read: Any) -> None:
+        submit()
+        job = claimed(lane)
+        lane.announce(job, {"status": "pre-processing", "first": 1})
+        lane.announce(job, {"status": "predicting", "second": 2})
+        lane.update(job, {"progress": 3})
+        fields = read(job.key)
+        assert [fields[name] for name in ("status", "first", "second", "progress")] == ["predicting", "1", "2", "3"]
+        lane.announce(job, {"status": "post-processing", "third": 3})
+        lane.announce(job, {"status": "done", "fourth": 4})
+        assert read(job.key)["status"] == "post-processing"
+        lane.settle(job, "done", {"third": 0, "fourth": 0})
+        assert [read(job.key)[name] for name in ("status", "third", "fourth")] == ["done", "0", "4"]
+
+    @pytest.mark.parametrize("to", [Place.BACK, Place.LATER, Place.WAITING])
+    def test_what_is_announced_is_there_after_the_release(
+        self, lane: JobQueue, submit: Any, read: Any, to: Place
+    ) -> None:
+        submit()
+        job = claimed(lane)
+        lane.announce(job, {"status": "my-own-word", "note": "seen"})
+        lane.release(job, to, seconds=LONG)
+        assert read(job.key)["note"] == "seen"
+        assert read(job.key)["status"] == ("my-own-word" if to is Place.WAITING else "new")
+
+    @pytest.mark.parametrize("to", Place)
+    def test_a_lane_goes_on_after_what_it_announced(self, lane: JobQueue, submit: Any, read: Any, to: Place) -> None:
+        keys = [submit(name) for name in ("first.tif", "second.tif")]
+        lane.announce(job := claimed(lane), {"status": "predicting"})
+        lane.release(job, to, seconds=LONG)
+        lane.announce(job := claimed(lane), {"note": "mine"})
+        lane.settle(job, "done", {})
+        assert [read(key).get("note") for key in keys] == (["mine", None] if to is Place.FRONT else [None, "mine"])
+
     def test_a_value_that_is_no_text_or_number_is_refused(self, lane: JobQueue, submit: Any, read: Any) -> None:
         submit()
         job = claimed(lane)
@@ -407,6 +441,7 @@ class JobQueueExam(QueueFixtures):
 
     WRITES: tuple[Callable[[JobQueue, Job], object], ...] = (
         lambda lane, job: lane.update(job, {"status": "predicting", "ghost": "1"}),
+        lambda lane, job: announced_twice(lane, job, {"status": "predicting", "ghost": "1"}),
         lambda lane, job: lane.settle(job, "done", {"ghost": "1"}),
         lambda lane, job: lane.settle(job, "failed", {"ghost": "1"}),
         lambda lane, job: lane.release(job, Place.FRONT),
@@ -506,6 +541,12 @@ def claimed(lane: JobQueue) -> Job:
     job = lane.claim(timeout=LONG)
     assert job is not None
     return job
+
+
+def announced_twice(lane: JobQueue, job: Job, fields: Mapping[str, str]) -> None:
+    """Announce, and hear of it with the next announcement."""
+    for _ in range(2):
+        lane.announce(job, fields)
 
 
 def finished(lane: JobQueue, job: Job) -> str:
