@@ -105,8 +105,8 @@ class RedisJobQueue:
         self._forget_announced()
         deadline = time.monotonic() + timeout
         while not self._closed.is_set():
-            own, due_seconds = self._own_entry()
-            key = own or self._next_entry(min(deadline - time.monotonic(), due_seconds))
+            there, due_seconds = self._next_entry()
+            key = there or self._wait_for_entry(min(deadline - time.monotonic(), due_seconds))
             if key is None:
                 return None
             if self._closed.is_set():
@@ -192,28 +192,26 @@ class RedisJobQueue:
 
     # Claiming.
 
-    def _own_entry(self) -> tuple[str | None, float]:
-        """Return what stands in the own list, and in how many seconds there may be more to do.
+    def _next_entry(self) -> tuple[str | None, float]:
+        """Return what stands in the own list now, and in how many seconds there may be more to do.
 
-        In the list stands a move or a claim whose answer was lost, or a job that came back.
+        That is a move or a claim whose answer was lost, a job that came back, or the next of the queue.
         """
-        entries, due_seconds = self._register()
+        entries, due_seconds = self._register(self._queue)
         if self._unanswered and self._unanswered[0] in entries:
             return self._unanswered[0], due_seconds
         self._unanswered = None
         return (entries[-1] if entries else None), due_seconds
 
-    def _register(self) -> tuple[list[str], float]:
-        entries, due_ms = self._scripts.run("register", self._list)
+    def _register(self, *queue: str) -> tuple[list[str], float]:
+        entries, due_ms = self._scripts.run("register", self._list, *queue)
         return entries, due_ms / 1000 if due_ms >= 0 else math.inf
 
-    def _next_entry(self, seconds: float) -> str | None:
-        ends = packed(self._queue), packed(self._list), "RIGHT", "LEFT"
-        entry: str | None
+    def _wait_for_entry(self, seconds: float) -> str | None:
         if seconds < SHORTEST_WAIT_SECONDS:
-            entry = self._waiter.call("LMOVE", *ends, seconds=0)
-        else:
-            entry = self._waiter.call("BLMOVE", *ends, seconds, seconds=seconds)
+            return None
+        move = packed(self._queue), packed(self._list), "RIGHT", "LEFT"
+        entry: str | None = self._waiter.call("BLMOVE", *move, seconds, seconds=seconds)
         return entry
 
     def _claim(self, key: str) -> Job | None:
