@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -153,11 +153,11 @@ class LargeImage:
             with self._predicting(model) as predictor:
                 rows_of = _watched(predictor, labelling).rows
                 shape = frames, height, width, len(channels)
-                for frame, rows, values, kinds in rows_of(model, shape, read, pad_mode=recipe.pad_mode):
+                for frame, rows, values in rows_of(model, shape, read, pad_mode=recipe.pad_mode):
                     if frame == len(in_hand):
                         labelling.finish(frame - 1, self._on_block)  # its planes are written anew
                         targets = [self._canvas((height, width), np.int32) for _ in range(recipe.features)]
-                        heads = in_hand[-2].heads if frame > 1 else self._heads((height, width), values, kinds)
+                        heads = in_hand[-2].heads if frame > 1 else self._heads((height, width), values)
                         in_hand.append(_Frame(heads, targets))
                     for head, part in zip(in_hand[frame].heads, values, strict=True):
                         _write(head, rows, part)
@@ -180,12 +180,9 @@ class LargeImage:
         labels = [_unzoomed(target, size, single=recipe.features == 1) for target in frame.targets]
         return LargeLabels([labels], sum(one.count for one in stitched), sum(one.cut for one in stitched))
 
-    def _heads(
-        self, size: tuple[int, int], values: Sequence[AnyArray], kinds: Sequence[np.dtype[Any]]
-    ) -> list[list[Canvas]]:
+    def _heads(self, size: tuple[int, int], values: Sequence[AnyArray]) -> list[list[Canvas]]:
         """Return a plane for each channel of each output of the model."""
-        parts = zip(values, kinds, strict=True)
-        return [[self._canvas(size, kind) for _ in range(part.shape[-1])] for part, kind in parts]
+        return [[self._canvas(size, part.dtype) for _ in range(part.shape[-1])] for part in values]
 
     def _plane(self, frame: int, channel: int) -> Canvas:
         if (frame, channel) not in self._planes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -63,12 +63,10 @@ class Predictor:
         finished = self.rows(model, shape, reader(image), pad_mode=pad_mode)
         del image
         outputs: list[AnyArray] = []
-        for frame, rows, values, kinds in finished:
+        for frame, rows, values in finished:
             if shape[0] == 1 and len(values[0]) == shape[1]:  # all of it is here already
-                return [np.ascontiguousarray(part, kind)[np.newaxis] for part, kind in zip(values, kinds, strict=True)]
-            outputs = outputs or [
-                np.empty((*shape[:3], part.shape[-1]), kind) for part, kind in zip(values, kinds, strict=True)
-            ]
+                return [np.ascontiguousarray(part)[np.newaxis] for part in values]
+            outputs = outputs or [np.empty((*shape[:3], part.shape[-1]), part.dtype) for part in values]
             for output, part in zip(outputs, values, strict=True):
                 output[frame, rows] = part
             del values, part  # not while the next ones are waited for
@@ -76,12 +74,12 @@ class Predictor:
 
     def rows(
         self, model: ModelId, shape: tuple[int, ...], read: Read, *, pad_mode: PadMode = "reflect"
-    ) -> Iterator[tuple[int, slice, list[AnyArray], list[np.dtype[Any]]]]:
+    ) -> Iterator[tuple[int, slice, list[AnyArray]]]:
         """Yield the model's outputs for an image of `shape` (T, Y, X, C), from top to bottom, as `read` gives it.
 
-        That is frame, rows, for each output (rows, X, C), to be copied before more is asked for, and the dtype of each,
-        in which it may not come: tiles are blended in float64.  In memory are one row of tiles, the batches in
-        flight, and for each output the rows that are not done: so the image may be larger than the memory.
+        That is frame, rows, and for each output (rows, X, C), to be copied before more is asked for.  In memory are one
+        row of tiles, the batches in flight, and for each output the rows that are not done: so the image may be larger
+        than the memory.
         """
         height, width = self._size(model, shape)
         grid = tile_grid(shape, (tile_size(shape[1], height), tile_size(shape[2], width)))
@@ -93,10 +91,9 @@ class Predictor:
             mosaics = mosaics or [Mosaic(grid) for _ in heads]
             done += len(heads[0])
             self.on_progress(done / grid.count)
-            kinds = [head.dtype for head in heads]
             finished = zip(*(m.add(head) for m, head in zip(mosaics, heads, strict=True)), strict=True)
             del heads  # they go with the last of their rows: not while the next ones are waited for
-            yield from ((*parts[0][:2], [values for _, _, values in parts], kinds) for parts in finished)
+            yield from ((*parts[0][:2], [values for _, _, values in parts]) for parts in finished)
 
     def whole(self, model: ModelId, image: Image) -> list[AnyArray]:
         """Return the model's outputs, sorted by name, as they are: one entry for each frame, of any shape.

@@ -9,13 +9,13 @@ scikit-image's `equalize_adapthist` to the last bit, whichever blocks the plane 
     for rows, columns, values in blocks:
         histograms.add(rows, columns, values)
     equalizer = histograms.equalizer()
-    span = equalizer.span([(rows, columns) for rows, columns, _ in blocks], read)
+    span = equalizer.span(read)
     for rows, columns, values in blocks:
         result = equalizer.apply(rows, columns, values, span)
 
 `rows` and `columns` are slices with both ends.  The result spans 0 to 1, so the lowest and the highest level of the
-whole plane must be known before any of it can be given out; for that, most blocks need not be read again.  `equalized`
-does all of it for a plane in memory.  Knows nothing of files or of who cuts the blocks.
+whole plane must be known before any of it can be given out; for that, most of the plane need not be read again.
+`equalized` does all of it for a plane in memory.  Knows nothing of files or of who cuts the blocks.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,14 +32,13 @@ from redis_consumer.processing import kernels
 from redis_consumer.processing.kernels import BINS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
     Plane = npt.NDArray[Any]  # numbers, (Y, X)
     Floats = npt.NDArray[np.float32]
     Indices = npt.NDArray[np.intp]
-    Block = tuple[slice, slice]  # rows and columns of a plane
 
 CLIP_LIMIT = 0.01
 LEVELS = 2**14
@@ -47,6 +47,10 @@ LEVELS = 2**14
 _PER_BIN = 1 + LEVELS // BINS
 _SCALE, _OFFSET = np.float32((LEVELS - 1) / (2**16 - 1) / _PER_BIN), np.float32(0.0077138)
 """From 16 bits to a bin.  The definition rounds to 14 bits in between, which the offset does for all 65,536 values."""
+PART, _LARGEST_PART = 256, 2048
+"""Pixels, along an axis, of what is read at once to find the span: less than the first is more calls than work."""
+_ROUNDING = 0.125
+"""More than what a sum of four weighted levels may be off."""
 _SPANS = 64  # of an axis, whose places are kept: making them is a dozen short calls
 
 
@@ -114,19 +118,24 @@ class Equalizer:
     _seen: npt.NDArray[np.bool_]
     """For each region whether it has a pixel of each bin."""
 
-    def span(self, blocks: Iterable[Block], read: Callable[[slice, slice], Plane]) -> Span:
-        """Return the span of the plane, of which `blocks` are all parts.
+    def span(self, read: Callable[[slice, slice], Plane], least: int = PART) -> Span:
+        """Return the span of the plane.
 
-        `read` gives a block's values; it is asked only for those that may hold the lowest or the highest level.
+        `read` gives the values of some rows and columns.  It is asked only for regions that may hold the lowest or the
+        highest level: for several at once where they are smaller than `least` pixels, for parts of very large ones.
         """
-        bounds = [(self.bounds(*block), block) for block in blocks]
+
+        def widened(rows: slice, columns: slice) -> Span:
+            return span.widened(self.levels(rows, columns, read(rows, columns)))
+
+        parts = product(self._rows.parts(least), self._columns.parts(least))
+        rest = sorted(((self.bounds(*part), part) for part in parts), key=lambda pair: -pair[0].low)
         span = _NOTHING
-        for bound, block in sorted(bounds, key=lambda pair: pair[0].low):
-            if bound.low < span.low:
-                span = span.widened(self.levels(*block, read(*block)))
-        for bound, block in sorted(bounds, key=lambda pair: -pair[0].high):
-            if bound.high > span.high:
-                span = span.widened(self.levels(*block, read(*block)))
+        while rest and rest[-1][0].low < span.low:
+            span = widened(*rest.pop()[1])
+        rest.sort(key=lambda pair: pair[0].high)
+        while rest and rest[-1][0].high > span.high:
+            span = widened(*rest.pop()[1])
         return span
 
     def bounds(self, rows: slice, columns: slice) -> Span:
@@ -139,8 +148,20 @@ class Equalizer:
     def _bounds(self) -> tuple[Floats, Floats]:
         """For each region what the levels of its pixels do not go below, and not above."""
         darkest, brightest = self._seen.argmax(axis=-1), BINS - 1 - self._seen[..., ::-1].argmax(axis=-1)
-        # Less 1: the weighted sum of equal levels may be rounded to less than these before it is cut down.
-        return _around(self._tables, darkest).min(axis=0) - 1, _around(self._tables, brightest).max(axis=0)
+        least, most = self._corners(darkest).min(axis=(0, 1)), self._corners(brightest).max(axis=(0, 1))
+        # The weighted sum of equal levels may be rounded to a little less than these before it is cut down.
+        return np.floor(least - _ROUNDING), np.floor(most + _ROUNDING)
+
+    def _corners(self, bins: Indices) -> Floats:
+        """Return the levels of one bin for each region where they are extreme: (3, 3, Y, X).
+
+        That is in its centre, and as far from there as its pixels go, on all sides: halfway to the next centre.
+        """
+        levels = _around(self._tables, bins)
+        down, across = (axis.least_share for axis in (self._rows, self._columns))
+        levels[::2] = down * levels[1] + (1 - down) * levels[::2]
+        levels[:, ::2] = across * levels[:, 1:2] + (1 - across) * levels[:, ::2]
+        return levels
 
     def apply(self, rows: slice, columns: slice, values: Plane, span: Span) -> Floats:
         """Return a block equalized, float32; `span` is that of the whole plane."""
@@ -185,6 +206,16 @@ class _Axis:
     @property
     def regions(self) -> int:
         return -(-self.size // self.kernel)
+
+    @property
+    def least_share(self) -> float:
+        """What the table of a pixel's own region counts at least."""
+        return self.kernel // 2 / self.kernel
+
+    def parts(self, least: int) -> Iterator[slice]:
+        """Yield whole regions together, as many as `least` pixels hold, but one at least; a very large one in parts."""
+        step = min(self.kernel * max(least // self.kernel, 1), _LARGEST_PART)
+        return (slice(start, min(start + step, self.size)) for start in range(0, self.size, step))
 
     def covered(self, span: slice) -> slice:
         """Return the regions that `span` has pixels of."""
@@ -235,7 +266,7 @@ def _stretched(levels: Floats, span: Span) -> Floats:
 
 
 def _around(tables: Floats, bins: Indices) -> Floats:
-    """Return the levels of one bin for each region, by its own table and those of its neighbours: (9, Y, X)."""
+    """Return the levels of one bin for each region, by its own table and those of its neighbours: (3, 3, Y, X)."""
     near = np.pad(tables, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows, columns = np.ogrid[: bins.shape[0], : bins.shape[1]]
-    return np.stack([near[rows + y, columns + x, bins] for y in range(3) for x in range(3)])
+    return np.stack([[near[rows + y, columns + x, bins] for x in range(3)] for y in range(3)])

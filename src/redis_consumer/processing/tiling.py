@@ -87,6 +87,10 @@ class Axis:
         """Yield where each tile lies."""
         return (slice(start, start + self.tile) for start in range(0, self.stride * self.count, self.stride))
 
+    def alone(self, index: int) -> int:
+        """Return how many pixels of a tile, its first ones, no later tile overlaps."""
+        return self.stride if index < self.count - 1 else self.tile
+
     def weights(self) -> Iterator[npt.NDArray[np.float64]]:
         """Yield the weights of each tile's pixels: less than 1 only where it overlaps a neighbour."""
         overlap = self.tile - self.stride
@@ -159,12 +163,14 @@ class Mosaic:
         axes = grid.rows, grid.columns
         self._row_weights, self._column_weights = (list(axis.weights()) if grid.blended else [] for axis in axes)
         self._placed = 0
-        self._canvas: npt.NDArray[Any] = np.empty(0)
+        self._band: npt.NDArray[Any] = np.empty(0)
+        # What the tiles so far give to pixels that later ones overlap: a sum is rounded once, when it is whole.
+        self._left = self._above = np.empty((0, 0))
 
     def add(self, pieces: AnyArray) -> Iterator[tuple[int, slice, AnyArray]]:
         """Add the next tiles (n, Y, X, any channels); yield frame, rows and values (rows, X, channels) of what is done.
 
-        Values are those of the tiles, float64 where blended, and to be copied before more is asked for.
+        Values have the dtype of the tiles, and are to be copied before more is asked for.
         ValueError where the tiles are not those of the grid.
         """
         rows, columns = self._grid.rows, self._grid.columns
@@ -179,37 +185,44 @@ class Mosaic:
             if rows.count == columns.count == 1:  # nothing to put together: the tile itself will do
                 yield frame, slice(0, rows.size), piece[rows.image, columns.image]
                 continue
+            if not column:
+                self._begin(piece, row)
             self._place(piece, row, column)
             if column == columns.count - 1:
-                yield from ((frame, done, values) for done, values in self._finished(row))
+                yield from ((frame, done, values.astype(piece.dtype, copy=False)) for done, values in self._done(row))
+
+    def _begin(self, piece: npt.NDArray[Any], row: int) -> None:
+        """Make room for what is done with a row of tiles, and for the sums that are not."""
+        rows, columns, channels = self._grid.rows, self._grid.columns, piece.shape[-1]
+        if len(self._band) != rows.alone(row):
+            kind = _summed(piece.dtype) if self._grid.blended else piece.dtype
+            self._band = np.empty((rows.alone(row), columns.padded, channels), kind)
+        if self._grid.blended:
+            if not row:
+                self._above = np.zeros((rows.tile - rows.stride, columns.padded * channels))
+            self._left = np.zeros((rows.tile, (columns.tile - columns.stride) * channels))
+            self._left[: len(self._above)] = self._above[:, : self._left.shape[1]]
 
     def _place(self, piece: npt.NDArray[Any], row: int, column: int) -> None:
-        rows, columns, blended = self._grid.rows, self._grid.columns, self._grid.blended
-        channels = piece.shape[-1]
-        if not row and not column:
-            shape = (rows.tile, columns.padded, channels)
-            self._canvas = np.zeros(shape, np.float64 if blended else piece.dtype)
+        rows, columns, channels = self._grid.rows, self._grid.columns, piece.shape[-1]
         start = column * columns.stride
-        if not blended:
-            self._canvas[:, start : start + columns.tile] = piece
+        if not self._grid.blended:
+            self._band[:, start : start + columns.tile] = piece[: len(self._band)]
             return
-        place = self._canvas.reshape(rows.tile, -1)[:, start * channels : (start + columns.tile) * channels]
+        out = self._band[:, start : start + columns.alone(column)].reshape(len(self._band), -1)
+        above = self._above[:, start * channels : (start + columns.tile) * channels]
         # Native, and at their places in memory, whatever the model server gives.
-        values = np.require(piece, piece.dtype if piece.dtype in _BLENDED else np.float64, "A")
+        values = np.require(piece, out.dtype, ["C", "A"]).reshape(rows.tile, -1)
         weights = self._row_weights[row], np.repeat(self._column_weights[column], channels)
-        kernels.fade_in(place, values.reshape(rows.tile, -1), *weights)
+        kernels.fade_in(values, *weights, self._left, above, out)
 
-    def _finished(self, row: int) -> Iterator[tuple[slice, AnyArray]]:
-        """Yield rows of the image that end with this row of tiles, and their values; then make room for the next."""
-        rows, canvas = self._grid.rows, self._canvas
+    def _done(self, row: int) -> Iterator[tuple[slice, AnyArray]]:
+        """Yield rows of the image that end with this row of tiles, and their values."""
+        rows = self._grid.rows
         begin = row * rows.stride - rows.before
-        count = rows.stride if row < rows.count - 1 else rows.tile
-        done = slice(max(begin, 0), min(begin + count, rows.size))
+        done = slice(max(begin, 0), min(begin + rows.alone(row), rows.size))
         if done.start < done.stop:
-            yield done, canvas[done.start - begin : done.stop - begin, self._grid.columns.image]
-        overlap = rows.tile - rows.stride
-        canvas[:overlap] = canvas[rows.stride :]
-        canvas[overlap:] = 0
+            yield done, self._band[done.start - begin : done.stop - begin, self._grid.columns.image]
 
 
 def untile(tiles: AnyArray, grid: TileGrid) -> AnyArray:
@@ -220,6 +233,11 @@ def untile(tiles: AnyArray, grid: TileGrid) -> AnyArray:
     for frame, rows, values in Mosaic(grid).add(tiles):
         result[frame, rows] = values
     return result
+
+
+def _summed(kind: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype in which tiles of a kind are taken and their sums given: native, and of floating point."""
+    return kind if kind in _BLENDED else np.dtype(np.float64)
 
 
 def _rows(read: Read, frame: int, sources: Indices) -> AnyArray:

@@ -83,7 +83,7 @@ class Equalized:
         for place, values in _walk(plane):
             histograms.add(*place, values)
         self._equalizer = histograms.equalizer()
-        self._span = self._equalizer.span(blocks(plane.shape), lambda rows, columns: plane[rows, columns])
+        self._span = self._equalizer.span(lambda rows, columns: plane[rows, columns])
 
     def __getitem__(self, place: Rectangle) -> Floats:
         return self._equalizer.apply(*place, self._plane[place], self._span)

@@ -66,7 +66,7 @@ def test_rows_come_from_top_to_bottom_as_soon_as_they_are_done(models: Models) -
         return image[frame, rows]
 
     result = np.empty_like(image)
-    for frame, rows, (values,), _ in predictor(models, maximum=1).rows(MODEL, image.shape, read):
+    for frame, rows, (values,) in predictor(models, maximum=1).rows(MODEL, image.shape, read):
         assert done <= (frame, rows.start)
         done = (frame, rows.stop)
         # two requests are in flight, of one tile each: a row of tiles has three

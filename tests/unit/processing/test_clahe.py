@@ -87,10 +87,9 @@ def test_so_are_planes_of_the_usual_sizes(shape: tuple[int, int], kernel_size: i
 def test_a_plane_in_blocks_is_equalized_as_the_whole(seed: int, kernel_size: int | None) -> None:
     plane = random_plane(seed)
     equalizer = learned(plane, random_blocks(plane.shape, seed), kernel_size)
-    others = random_blocks(plane.shape, seed + 1)
-    span = equalizer.span(others, lambda rows, columns: plane[rows, columns])
+    span = equalizer.span(lambda rows, columns: plane[rows, columns], least=1 + seed % 20)
     result = np.full(plane.shape, np.nan, np.float32)
-    for block in others:
+    for block in random_blocks(plane.shape, seed + 1):
         result[block] = equalizer.apply(*block, plane[block], span)
     np.testing.assert_array_equal(result, equalized(plane, kernel_size))
 
@@ -108,20 +107,36 @@ def test_no_level_of_a_block_is_out_of_its_bounds(seed: int, kernel_size: int | 
         assert levels.max() <= high
 
 
-def test_few_blocks_are_read_again_to_find_the_span() -> None:
-    plane = np.random.default_rng(1).gamma(2, np.linspace(50, 100, 512), (512, 512)).astype(np.float32)
-    blocks = [(slice(y, y + 64), slice(x, x + 64)) for y in range(0, 512, 64) for x in range(0, 512, 64)]
-    equalizer = learned(plane, blocks)
+@pytest.mark.parametrize("kernel_size", [None, 32, 50])
+def test_few_pixels_are_read_again_to_find_the_span(kernel_size: int | None) -> None:
+    grey = np.random.default_rng(1).gamma(2, np.linspace(50, 100, 1024), (1024, 1024))
+    plane = (grey * np.linspace(0.5, 1, 1024)[:, None]).astype(np.float32)
+    equalizer = learned(plane, random_blocks(plane.shape, 1), kernel_size)
+    counts = np.zeros(plane.shape, int)
+
+    def reader(rows: slice, columns: slice) -> Plane:
+        counts[rows, columns] += 1
+        return plane[rows, columns]
+
+    span = equalizer.span(reader, least=64)
+    levels = equalizer.levels(slice(0, 1024), slice(0, 1024), plane)
+    assert span == (levels.min(), levels.max())
+    assert counts.mean() < 1 / 6
+    assert counts.max() == 1
+
+
+def test_a_huge_region_is_read_in_parts() -> None:
+    plane = np.random.default_rng(1).random((5000, 40), np.float32)
+    equalizer = learned(plane, random_blocks(plane.shape, 1), 4096)
     read = []
 
     def reader(rows: slice, columns: slice) -> Plane:
-        read.append((rows, columns))
+        read.append(rows.stop - rows.start)
         return plane[rows, columns]
 
-    span = equalizer.span(blocks, reader)
-    levels = equalizer.levels(slice(0, 512), slice(0, 512), plane)
-    assert span == (levels.min(), levels.max())
-    assert len(read) < len(blocks) / 4
+    levels = equalizer.levels(slice(0, 5000), slice(0, 40), plane)
+    assert equalizer.span(reader) == (levels.min(), levels.max())
+    assert max(read) <= 2048
 
 
 def test_a_plane_costs_little_more_memory_than_its_result() -> None:

@@ -17,6 +17,7 @@ from hypothesis import given, settings, strategies as st
 from redis_consumer.processing import deep_watershed, histogram_normalization, kernels, tile, untile
 from redis_consumer.processing.clahe import Histograms, _between, _counted
 from redis_consumer.processing.kernels import plain
+from redis_consumer.processing.tiling import window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,14 +206,43 @@ def test_a_gaussian_is_scipys(seed: int, sigma: float) -> None:
 @given(seeds)
 def test_tiles_fade_in_alike(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    tile = random_map(rng)
-    rows, columns = (rng.random(size) for size in tile.shape)
-    canvases = [np.arange(tile.shape[0] * (tile.shape[1] + 3), dtype=float).reshape(tile.shape[0], -1) for _ in "12"]
-    for made, canvas in zip((plain, compiled), canvases, strict=True):
-        made.fade_in(canvas[:, 2:-1], tile, rows, columns)
-    np.testing.assert_array_equal(canvases[0], canvases[1])
-    with pytest.raises(ValueError, match="a weight for each column"):
-        compiled.fade_in(canvases[0], tile, rows, columns)
+    tile = np.array(random_map(rng), order="C")
+    tile[rng.random(tile.shape) < 0.1] = -0.0
+    ends = [int(rng.integers(0, size // 2 + 1)) for size in tile.shape]  # how far the neighbours reach
+    sides = list(zip(tile.shape, ends, strict=True))
+    weights = [window(size, end, end) if rng.random() < 0.7 else rng.random(size) for size, end in sides]
+    done = [size - end * int(rng.integers(0, 2)) for size, end in sides]
+    left, above = rng.random((tile.shape[0], ends[1])), rng.random((ends[0], tile.shape[1] + 3))
+    found = []
+    for made in (plain, compiled):
+        sums, out = (left.copy(), above.copy()), np.zeros((done[0], tile.shape[1] + 5), tile.dtype)
+        made.fade_in(tile, *weights, sums[0], sums[1][:, 2:-1], out[:, 3 : 3 + done[1]])
+        found.append((*sums, out))
+    for one, other in zip(*found, strict=True):
+        assert one.tobytes() == other.tobytes()  # -0.0 is not 0.0 here
+
+
+def test_a_tile_that_does_not_fit_is_refused() -> None:
+    def arguments(**others: Array) -> list[Array]:
+        sizes = {"tile": (8, 9), "rows": (8,), "columns": (9,), "left": (8, 3), "above": (2, 9), "out": (6, 6)}
+        return list(({name: np.ones(size) for name, size in sizes.items()} | others).values())
+
+    compiled.fade_in(*arguments())
+    for name, size, reason in [
+        ("rows", (7,), "a weight for each row and column"),
+        ("columns", (10,), "a weight for each row and column"),
+        ("left", (7, 3), "sums for each row and column"),
+        ("above", (2, 8), "sums for each row and column"),
+        ("out", (5, 6), "what is not done must be what is overlapped"),
+        ("out", (9, 9), "what is not done must be what is overlapped"),
+        ("out", (6, 5), "what is not done must be what is overlapped"),
+        ("above", (7, 9), "what is not done must be what is overlapped"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            compiled.fade_in(*arguments(**{name: np.ones(size)}))
+    for name in ("above", "out"):
+        with pytest.raises(ValueError, match="do not follow each other"):
+            compiled.fade_in(*arguments(**{name: np.ones((2, 18) if name == "above" else (6, 12))[:, ::2]}))
 
 
 @drawn

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from redis_consumer.processing import cut, join, tile, untile
-from redis_consumer.processing.tiling import Axis, Mosaic, tile_grid, tiles as stream_of_tiles, window
+from redis_consumer.processing.tiling import Axis, Mosaic, TileGrid, tile_grid, tiles as stream_of_tiles, window
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -123,6 +123,41 @@ def test_predictions_may_have_other_channels_and_types() -> None:
     together = untile(predicted, grid)
     assert together.shape == (2, 50, 60, 3)
     assert together.dtype == np.float16
+
+
+def blended(tiles: npt.NDArray[Any], grid: TileGrid) -> npt.NDArray[Any]:
+    """Return what `untile` does by definition: weighted sums in float64, tile after tile, rounded once."""
+    rows, columns = grid.rows, grid.columns
+    canvas = np.zeros((grid.frames, rows.padded, columns.padded, tiles.shape[-1]))
+    pieces = iter(tiles)
+    for frame in canvas:
+        for down, high in zip(rows.spans(), rows.weights(), strict=True):
+            for across, wide in zip(columns.spans(), columns.weights(), strict=True):
+                frame[down, across] += next(pieces) * high[:, None, None] * wide[:, None]
+    return canvas[:, rows.image, columns.image].astype(tiles.dtype)
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(70, 150), st.integers(70, 150), st.integers(1, 3)),
+    size=st.tuples(st.integers(32, 64), st.integers(32, 64)),
+    ratio=st.sampled_from([0.5, 0.6, 0.75, 1.0]),
+    kind=st.sampled_from(["float32", "float64", "float16", ">f4", ">f8", "uint8", "int16", ">i4", "int64"]),
+    whole=st.booleans(),
+)
+def test_tiles_of_any_type_are_summed_in_float64_and_rounded_once(
+    shape: tuple[int, int, int, int], size: tuple[int, int], ratio: float, kind: str, *, whole: bool
+) -> None:
+    grid = tile_grid(shape, size, ratio)
+    assert grid.blended
+    tiles = np.random.default_rng(1).normal(60, 20, (grid.count, *size, shape[-1] + 1)).clip(0, 250).astype(kind)
+    tiles[tiles < tiles.dtype.type(40)] = tiles.dtype.type(-0.0)
+    tiles = tiles[..., : shape[-1] + whole]  # or pixels that do not follow each other in memory
+    together = untile(tiles, grid)
+    assert together.dtype == tiles.dtype
+    assert together.tobytes() == blended(tiles, grid).tobytes()
+    for _, _, values in Mosaic(grid).add(tiles):
+        assert values.dtype == tiles.dtype
 
 
 def test_neighbouring_tiles_fade_into_each_other() -> None:

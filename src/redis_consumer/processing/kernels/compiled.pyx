@@ -7,7 +7,7 @@
 import numpy as np
 
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 
 ctypedef fused Value:
     uint8_t
@@ -15,6 +15,10 @@ ctypedef fused Value:
     float
 
 ctypedef fused Real:
+    float
+    double
+
+ctypedef fused Sum:
     float
     double
 
@@ -477,22 +481,61 @@ cdef inline Index mirrored(Index place, Index size) noexcept nogil:
 # Tiles
 
 def fade_in(
-    double[:, :] canvas,
-    const Real[:, :] tile,
+    const Real[:, ::1] tile,
     const double[::1] row_weights,
     const double[::1] column_weights,
+    double[:, ::1] left,
+    double[:, :] above,
+    Real[:, :] out,
 ):
-    cdef Index y, x
-    cdef double weight
-    if not (tile.shape[0] == canvas.shape[0] == row_weights.shape[0]):
-        raise ValueError("a weight for each row")
-    if not (tile.shape[1] == canvas.shape[1] == column_weights.shape[0]):
-        raise ValueError("a weight for each column")
+    cdef Index rows = tile.shape[0], columns = tile.shape[1], height = out.shape[0], width = out.shape[1], y, x
+    cdef Index down = above.shape[0], across = left.shape[1]
+    cdef const double *w = &column_weights[0]
+    cdef const double *sums
+    cdef double *nothing
+    cdef bint alone = True
+    if row_weights.shape[0] != rows or column_weights.shape[0] != columns:
+        raise ValueError("a weight for each row and column")
+    if left.shape[0] != rows or above.shape[1] != columns:
+        raise ValueError("sums for each row and column")
+    if not (max(down, rows - down) <= height <= rows and max(across, columns - across) <= width <= columns):
+        raise ValueError("what is not done must be what is overlapped")
+    if above.strides[1] != sizeof(double) or out.strides[1] != sizeof(Real):
+        raise ValueError("pixels of a row that do not follow each other")
+    nothing = <double *>calloc(max(columns, 1), sizeof(double))
+    if nothing is NULL:
+        raise MemoryError
     with nogil:
-        for y in range(tile.shape[0]):
-            weight = row_weights[y]
-            for x in range(tile.shape[1]):
-                canvas[y, x] += <double>tile[y, x] * weight * column_weights[x]
+        for x in range(across, width):
+            alone &= w[x] == 1
+        for y in range(rows):
+            sums = &above[y, 0] if y < down else nothing
+            if y >= height:
+                weigh(&tile[y, 0], row_weights[y], w, &left[y, 0], 0, across, &above[y - height, 0])
+                weigh(&tile[y, 0], row_weights[y], w, sums, across, width, &above[y - height, 0])
+            else:
+                weigh(&tile[y, 0], row_weights[y], w, &left[y, 0], 0, across, &out[y, 0])
+                if alone and y >= down and row_weights[y] == 1:
+                    for x in range(across, width):
+                        out[y, x] = tile[y, x] + 0
+                else:
+                    weigh(&tile[y, 0], row_weights[y], w, sums, across, width, &out[y, 0])
+            weigh(&tile[y, width], row_weights[y], w + width, sums + width, 0, columns - width, &left[y, 0])
+    free(nothing)
+
+
+cdef inline void weigh(
+    const Real *values,
+    double weight,
+    const double *weights,
+    const double *sums,
+    Index start,
+    Index stop,
+    Sum *out,
+) noexcept nogil:
+    cdef Index x
+    for x in range(start, stop):
+        out[x] = <Sum>(sums[x] + <double>values[x] * weight * weights[x])
 
 
 # Labels

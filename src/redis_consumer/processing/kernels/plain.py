@@ -298,13 +298,27 @@ def correlate(values: Floats, weights: npt.NDArray[np.float64]) -> Floats:
 
 
 def fade_in(
-    canvas: npt.NDArray[np.float64],
     tile: Floats,
     row_weights: npt.NDArray[np.float64],
     column_weights: npt.NDArray[np.float64],
+    left: npt.NDArray[np.float64],
+    above: npt.NDArray[np.float64],
+    out: Floats,
 ) -> None:
-    """Add a tile (Y, X) to a canvas of its size, weighted by row and by column."""
-    canvas += tile * row_weights[:, None] * column_weights
+    """Weight a tile (Y, X) by row and by column, add what earlier ones gave to its pixels, and write what is done.
+
+    `left` (Y, overlap) has the sums of all earlier tiles for the first columns, `above` (overlap, X) those of the tiles
+    above for the first rows of the other columns.  `out` is the tile without the rows and columns that the tiles below
+    and to the right overlap: their sums are left in `above` and `left`, which keep what of them is not written.
+    """
+    height, width = out.shape
+    sums = np.zeros(tile.shape)
+    sums[: len(above)] = above
+    sums[:, : left.shape[1]] = left
+    sums += tile * row_weights[:, None] * column_weights
+    out[...] = sums[:height, :width]
+    left[:, : tile.shape[1] - width] = sums[:, width:]
+    above[: len(tile) - height, :width] = sums[height:, :width]
 
 
 # Labels
