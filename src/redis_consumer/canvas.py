@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 class Canvas:
     """An array (Y, X) in a file, of which only the pages that are in use count as memory.
 
-    Reading gives a copy.  Safe for several threads that write different places, or read what another one has written:
-    all map the same pages.
+    Reading gives a copy.  Safe for several threads that write different places, or read what another one has written.
     """
 
     path: Path
@@ -63,7 +62,9 @@ class Canvas:
 
     # Whole rows stand together: to write them takes a quarter of the time of mapping pages that are new.
     def _write(self, rows: slice, values: AnyArray) -> None:
-        whole = np.ascontiguousarray(values, self.dtype)
+        if not 0 <= rows.start <= rows.stop <= self.shape[0]:
+            raise ValueError(f"rows {rows.start} to {rows.stop} of a plane of {self.shape[0]}")
+        whole = np.ascontiguousarray(np.broadcast_to(values, (rows.stop - rows.start, self.shape[1])), self.dtype)
         with self.path.open("r+b") as file:
             file.seek(self.offset + rows.start * self.shape[1] * self.dtype.itemsize)
             file.write(whole.data)

@@ -61,7 +61,7 @@ _WORDS_FOR_NOW = re.compile(
 )
 _WORDS_OF_ACCESS = re.compile(r"\bNOPERM\b|ACL failure|has no permissions")
 _WORDS_OF_TLS = re.compile(r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|_ALERT_|certificate")
-_WORDS_OF_AGE = re.compile(r"unknown command.{0,3}(blmove|lpos)", re.IGNORECASE)
+_WORDS_OF_AGE = re.compile(r"unknown command.{0,3}(blmove|lpos)|unknown (redis )?command called from", re.IGNORECASE)
 
 
 class RedisClient:
@@ -222,13 +222,13 @@ class KeptConnections:
         connection = self._taken()
         with self._released_if_it_fails(connection):
             connection.send_command(*command)
-        return partial(self._reply, connection)
+        return partial(self._reply, connection, time.monotonic())
 
-    def _reply(self, connection: Any) -> Any:
+    def _reply(self, connection: Any, sent_at: float) -> Any:
         with self._released_if_it_fails(connection):
             # Said, because Sentinel's connections would go back with the reply still to come, for the next one to read.
             reply = connection.read_response(disconnect_on_error=True)
-        self._idle.append((connection, time.monotonic()))
+        self._idle.append((connection, sent_at))  # the reply may have been there for long
         return reply
 
     @contextmanager

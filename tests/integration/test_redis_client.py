@@ -476,6 +476,7 @@ class TestCertificates:
         (redis.exceptions.NoPermissionError("this user has no permissions"), SettingsError),
         (redis.ResponseError("ACL failure in script: No permissions to access a key"), SettingsError),
         (redis.ResponseError("unknown command `BLMOVE`, with args beginning with"), SettingsError),
+        (redis.ResponseError("f_1: @user_script: 9: Unknown Redis command called from Lua script"), SettingsError),
         (redis.ConnectionError("Error 1: [SSL: CERTIFICATE_VERIFY_FAILED]"), SettingsError),
         (redis.ResponseError("WRONGTYPE Operation against a key"), None),
         (redis.ResponseError("unknown command 'HGETAL'"), None),

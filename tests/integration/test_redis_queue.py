@@ -16,7 +16,7 @@ import pytest
 import redis
 from hypothesis import given, settings, strategies as st
 
-from redis_consumer.errors import LeaseLost, QueueUnavailable
+from redis_consumer.errors import LeaseLost, QueueUnavailable, SettingsError
 from redis_consumer.queues.base import Child, Place
 from redis_consumer.queues.lua import Scripts, _text
 from redis_consumer.queues.redis import RedisJobQueue, RedisSubmitter
@@ -684,6 +684,21 @@ class TestOutage:
             lane.settle(claimed(lane), "done", {})
         assert claimed(lane).key == key
 
+    def test_who_ends_a_job_for_its_lane_waits_for_nothing(self, client: RedisClient, lane: RedisJobQueue) -> None:
+        """As the time limit does it, while the lane itself may be reading an answer."""
+        keys = [submit(client), submit(client)]
+        job = claimed(lane)
+        lane.announce(job, {"status": "predicting"})
+        announced = lane._announced
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lane.settle, job, "failed", {"reason": "too long"}).result(LONG)
+        assert announced is lane._announced is not None
+        lane.announce(job, {"status": "post-processing"})  # the answer to the first was that it is ours
+        with pytest.raises(LeaseLost):
+            lane.update(job, {})
+        assert client.hmget(keys[0], "status", "reason") == ["failed", "too long"]
+        assert claimed(lane).key == keys[1]
+
     def test_an_announcement_that_never_works_fails_the_job_and_not_the_lane(
         self, client: RedisClient, lane: RedisJobQueue
     ) -> None:
@@ -718,6 +733,15 @@ class TestOutage:
         finally:
             client.config_set("maxmemory", 0)
         lane.update(job, {"status": "predicting"})
+
+
+def test_a_server_that_is_too_old_is_named(tmp_path: Path) -> None:
+    renamed = [word for name in ("LMOVE", "BLMOVE") for word in ("--rename-command", name, "")]
+    with start_redis(tmp_path, 0, *renamed) as server:
+        client = RedisClient(server.host, server.port)
+        with pytest.raises(SettingsError, match="too old"):
+            open_lane(client).claim(timeout=0)
+        client.close()
 
 
 def cut_blocked(client: RedisClient) -> None:

@@ -33,3 +33,14 @@ def test_what_is_around_it_in_the_file_stays(tmp_path: Path) -> None:
         file.write(b"tail")
     canvas[EVERYTHING] = np.full(SHAPE, 0x4141, np.uint16)
     assert path.read_bytes() == b"head" + 2 * 600 * b"A" + b"tail"
+
+
+def test_what_is_smaller_is_spread_and_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    canvas = Canvas.create(tmp_path / "plane", SHAPE, np.float32)
+    for columns in (slice(0, 30), slice(0, 29)):
+        canvas[3:5, columns] = np.full(1, 7)
+        assert canvas[EVERYTHING][:, 0].tolist() == [0] * 3 + [7] * 2 + [0] * 15
+        with pytest.raises(ValueError, match="broadcast"):
+            canvas[3:5, columns] = np.ones((3, columns.stop))
+    with pytest.raises(ValueError, match="rows 19 to 21 of a plane of 20"):
+        canvas[19:21, 0:30] = np.ones((2, 30))

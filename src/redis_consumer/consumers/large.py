@@ -209,7 +209,7 @@ def _watched(predictor: Predictor, labelling: Follower) -> Predictor:
 
 
 def _write(planes: Sequence[Canvas], rows: slice, values: AnyArray) -> None:
-    """Write values (rows, X, channels) into a plane for each channel, few rows at a time: what is mapped is memory."""
+    """Write values (rows, X, channels) into a plane for each channel, few rows at a time: what is copied is memory."""
     for start in range(0, len(values), STRIP):
         strip = values[start : start + STRIP]
         place = slice(rows.start + start, rows.start + start + len(strip)), slice(0, values.shape[1])

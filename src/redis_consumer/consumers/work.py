@@ -100,7 +100,9 @@ class Work:
         self._unwritten |= {**self._ended(), **(fields or {})}
         self._stage = stage
         if stage not in self._unspoken:
-            self._jobs.announce(self.job, {"status": stage, **self._unwritten})
+            # Before results are stored the lane waits for the answer: one that lost its job would leave them there.
+            write = self._jobs.update if stage == Status.SAVING_RESULTS else self._jobs.announce
+            write(self.job, {"status": stage, **self._unwritten})
             self._unwritten = {}
 
     def note(self, **fields: FieldValue) -> None:

@@ -36,6 +36,8 @@ class Line:
 
     under_way: int = 0
     """Those that wait or are in flight."""
+    in_flight: int = 0
+    """Those that have a slot."""
     since: int = 0
     """When it began: a number that grows from image to image of all lines."""
     calls: int = 0
@@ -91,7 +93,8 @@ class Slots:
     ) -> Iterator[None]:
         """Lend a slot for one call of `line`; without one the call belongs to no other.
 
-        While there is none, `on_wait` is called several times a second, and what `stop` returns is raised.
+        While there is none, `on_wait` is called several times a second, and what `stop` returns is raised.  Not so
+        while other calls of the line have one: these bring the job home, or end it, and it does not only wait.
         """
         call = _Call(line or Line())
         self._enter(call, stop, on_wait)
@@ -116,8 +119,9 @@ class Slots:
                 call.given = threading.Condition(self._lock)
         try:
             while not self._given(call):
-                on_wait()
-                check(stop)
+                if not call.line.in_flight:
+                    on_wait()
+                    check(stop)
         except BaseException:
             self._leave(call)
             raise
@@ -135,6 +139,7 @@ class Slots:
             self._busy += 1
             call.lowered = self._lowered
             call.line.calls += 1
+            call.line.in_flight += 1
             if call.given:
                 call.given.notify()
 
@@ -167,6 +172,7 @@ class Slots:
                 self._waiting.remove(call)
             else:
                 self._busy -= 1
+                call.line.in_flight -= 1
             call.line.under_way -= 1
             self._hand_out()
 

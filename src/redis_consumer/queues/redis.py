@@ -1,6 +1,6 @@
 """The job queue on Redis or Valkey: a lane's view, and the way in.
 
-A claim is BLMOVE into the lane's own list and one script; everything else is one script.  Each claim has a token,
+A claim is a move into the lane's own list and one script; everything else is one script.  Each claim has a token,
 and nothing is written for who does not know it.  The key space stands in `scripts/prelude.lua`, what each step
 guards against in docs/decisions/queue.md.  Knows no worker, no image and no model.
 """
@@ -97,10 +97,13 @@ class RedisJobQueue:
         self._holding: Job | None = None
         self._kept: dict[str, str] = {}
         self._announced: Announced | None = None
+        self._thread = threading.get_ident()
+        self._giving_back = threading.Lock()
         self._closed = threading.Event()
 
     def claim(self, *, timeout: float) -> Job | None:
         """See `JobQueue.claim`."""
+        self._thread = threading.get_ident()
         self._finish_unfinished()
         self._forget_announced()
         deadline = time.monotonic() + timeout
@@ -151,8 +154,7 @@ class RedisJobQueue:
         how = failure.reason if failure else ENDINGS.get(to, "the job was not finished")
         limits = round(seconds * 1000), self._max_deliveries
         arguments = [job.token, self._pod, to, *limits, how, letter(failure)]
-        # Given up, perhaps by another thread than ours: what was announced no longer matters.
-        answer = self._finish(job, "release", arguments, hear=to is not Place.FRONT)
+        answer = self._finish(job, "release", arguments)
         return Status.FAILED if answer == "failed" else Status.NEW
 
     def submit_children(self, parent: Job, children: Iterable[Child]) -> list[str]:
@@ -247,7 +249,7 @@ class RedisJobQueue:
     def _hear(self) -> None:
         """Wait for the answer to what was announced; one that does not come is asked for with the next call."""
         announced = self._announced
-        if announced is None:
+        if announced is None or threading.get_ident() != self._thread:  # who ends our job for us waits for nothing
             return
         try:
             answer = self._answer(announced)
@@ -272,12 +274,11 @@ class RedisJobQueue:
 
     # Letting go.
 
-    def _finish(self, job: Job, script: str, arguments: Sequence[object], *, hear: bool = True) -> str:
+    def _finish(self, job: Job, script: str, arguments: Sequence[object]) -> str:
         """End our hold on a job.  A lost reply is asked for again: now, and if need be before the next claim."""
 
         def ask() -> str:
-            if hear:
-                self._hear()
+            self._hear()
             return str(self._scripts.run(script, job.key, args=arguments, confirm=True))
 
         def finish() -> str:
@@ -306,9 +307,10 @@ class RedisJobQueue:
 
     def _give_back(self) -> None:
         """Put back what stands in the own list and is not worked on: the newest first, so that order is kept."""
-        while entries := self._strangers():
-            for key in entries:
-                self._scripts.run("give_back", self._list, key, args=[self._pod])
+        with self._giving_back:  # `claim` and `close` may both do it: twice, an entry would be there twice
+            while entries := self._strangers():
+                for key in entries:
+                    self._scripts.run("give_back", self._list, key, args=[self._pod])
 
     def _strangers(self) -> list[str]:
         held = self._holding.key if self._holding else None

@@ -108,6 +108,14 @@ class TestStages:
         with pytest.raises(LeaseLost):
             work.enter(Status.PREDICTING)
 
+    def test_at_the_latest_before_results_are_stored(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lab.queue, "announce", lambda *_: None)  # whose answer nobody has heard yet
+        work = bench(lab)
+        lab.queue.release(work.job, Place.BACK)
+        work.enter(Status.POST_PROCESSING)
+        with pytest.raises(LeaseLost):
+            work.enter(Status.SAVING_RESULTS)
+
 
 def test_progress_is_written_in_percent_and_at_most_once_a_second(lab: Lab, clock: Clock) -> None:
     work = bench(lab)

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from redis_consumer.errors import LeaseLost, OutOfMemory, PredictionFailed, ServerBusy, ServerNotReady
+from redis_consumer.models.batching import predict_stream
 from redis_consumer.models.memory import MemoryModelServer
-from redis_consumer.models.slots import TURN, Line, SharingModelServer, Slots
+from redis_consumer.models.slots import LEAST, TURN, Line, SharingModelServer, Slots
+from redis_consumer.models.stops import LOOK_SECONDS
 from redis_consumer.testing.models import EXAM, exam_models
 
 if TYPE_CHECKING:
@@ -51,15 +53,16 @@ class Queue:
         return self
 
     def stand(self, name: str, line: Line | None) -> None:
-        waits = threading.Event()
-
         def call() -> None:
-            with self._slots.slot(on_wait=waits.set, line=line):
+            with self._slots.slot(line=line):
                 self.order.append(name)
 
+        before, deadline = len(self._slots._waiting), time.monotonic() + WAIT
         self._threads.append(threading.Thread(target=call))
         self._threads[-1].start()
-        assert waits.wait(WAIT)
+        while len(self._slots._waiting) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def __exit__(self, *raised: object) -> None:
         self._held.__exit__(None, None, None)
@@ -254,6 +257,39 @@ class TestWaiting:
         with slots.slot(), pytest.raises(RuntimeError, match="bug"), slots.slot(on_wait=bug):
             pass
         succeed(slots)
+
+
+def test_what_a_lane_began_is_brought_home_by_a_worker_that_stops() -> None:
+    """Of its three requests two are computed: the third one waits for them, not for a server that may never come."""
+    stopping, waits = threading.Event(), list[None]()
+
+    class Slow(MemoryModelServer):
+        def predict(self, model: ModelId, inputs: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+            stopping.wait(WAIT)
+            time.sleep(3 * LOOK_SECONDS)  # so that who waits looks
+            return super().predict(model, inputs)
+
+    def stop() -> ServerNotReady | None:
+        return ServerNotReady("the worker stops") if stopping.is_set() else None
+
+    server = SharingModelServer(Slow(exam_models()), Slots(LEAST), stop=stop, on_wait=lambda: waits.append(None))
+    stream = predict_stream(server, EXAM, iter(np.ones((6, 4, 4, 1), np.float32)), batch_size=1)
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(list, stream)
+        time.sleep(2 * LOOK_SECONDS)
+        stopping.set()
+        assert len(made.result(WAIT)) == 6
+    assert not waits  # a time limit goes on
+
+
+def test_who_has_no_slot_waits_and_is_stopped() -> None:
+    slots, waits = Slots(LEAST), list[None]()
+    server = SharingModelServer(
+        MemoryModelServer(exam_models()), slots, stop=lambda: ServerNotReady("stop"), on_wait=lambda: waits.append(None)
+    )
+    with slots.slot(), slots.slot(), pytest.raises(ServerNotReady, match="stop"):
+        list(predict_stream(server, EXAM, iter(np.ones((6, 4, 4, 1), np.float32)), batch_size=1))
+    assert waits
 
 
 def test_the_server_around_it_predicts_in_a_slot_and_describes_without() -> None:
