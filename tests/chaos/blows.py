@@ -280,5 +280,5 @@ def scripts(*names: str) -> list[bytes]:
 
 
 def moves() -> list[bytes]:
-    """Return how the move of an entry looks on the wire."""
-    return [b"BLMOVE"]
+    """Return how what moves an entry looks on the wire: `register` takes one that waits, BLMOVE one that comes."""
+    return [b"BLMOVE", *scripts("register")]

@@ -81,11 +81,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("reply lost: move", Where.WORKER, partial(lose_reply, markers=moves)),
     Fault("reply lost: claim", Where.WORKER, partial(lose_reply, markers=partial(scripts, "claim"))),
     Fault("reply lost: settle", Where.WORKER, lose_settles),
-    Fault(
-        "reply lost: others",
-        Where.WORKER,
-        partial(lose_reply, markers=partial(scripts, "update", "heartbeat", "register")),
-    ),
+    Fault("reply lost: others", Where.WORKER, partial(lose_reply, markers=partial(scripts, "update", "heartbeat"))),
     Fault("claim arrives late", Where.WORKER, partial(lose_reply, markers=partial(scripts, "claim"), late=True)),
     Fault("Redis restarted", Where.REDIS, restart_redis),
     Fault("Redis killed", Where.REDIS, crash_redis),
