@@ -114,7 +114,7 @@ class _View:
     def write(self, target: WritablePlane, result: Stitched) -> None:
         """Write the block's own objects, those that are not there yet."""
         there = target[self.outer]
-        taken = kernels.overlaps(self.labels, there, self.sizes.size)
+        taken = kernels.areas(self.labels, self.sizes.size, there)
         new = self.own & (taken <= SAME * self.sizes)
         ids = np.zeros(self.sizes.size, np.int32)
         ids[new] = result.count + 1 + np.arange(np.count_nonzero(new))

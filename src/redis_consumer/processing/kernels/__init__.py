@@ -27,7 +27,6 @@ __all__ = [
     "flood",
     "levels",
     "look_up",
-    "overlaps",
     "paste",
     "places_of",
     "sizes",
@@ -47,7 +46,6 @@ fade_in = chosen.fade_in
 flood = chosen.flood
 levels = chosen.levels
 look_up = chosen.look_up
-overlaps = chosen.overlaps
 paste = chosen.paste
 places_of = chosen.places_of
 sizes = chosen.sizes

@@ -9,7 +9,6 @@ from redis_consumer.processing.kernels.plain import (
     flood as flood,
     levels as levels,
     look_up as look_up,
-    overlaps as overlaps,
     paste as paste,
     places_of as places_of,
     sizes as sizes,

@@ -587,37 +587,19 @@ def touch(const Index[::1] places, const Index[::1] steps):
     return found
 
 
-def areas(const int32_t[:, :] labels, Index count):
+def areas(const int32_t[:, :] labels, Index count, const int32_t[:, :] others=None):
     cdef Index y, x
     cdef int32_t label
-    cdef bint inside = True
+    cdef bint inside = True, everywhere = others is None
     cdef int64_t[::1] counts
     found = np.zeros(max(count, 0), np.int64)
     counts = found
+    if not everywhere:
+        require_alike(labels, others)
     with nogil:
         for y in range(labels.shape[0]):
             for x in range(labels.shape[1]):
-                label = labels[y, x]
-                if not 0 <= label < counts.shape[0]:
-                    inside = False
-                    break
-                counts[label] += 1
-    require_entries(inside)
-    return found
-
-
-def overlaps(const int32_t[:, :] labels, const int32_t[:, :] others, Index count):
-    cdef Index y, x
-    cdef int32_t label
-    cdef bint inside = True
-    cdef int64_t[::1] counts
-    found = np.zeros(max(count, 0), np.int64)
-    counts = found
-    require_alike(labels, others)
-    with nogil:
-        for y in range(labels.shape[0]):
-            for x in range(labels.shape[1]):
-                if others[y, x] == 0:
+                if not (everywhere or others[y, x]):
                     continue
                 label = labels[y, x]
                 if not 0 <= label < counts.shape[0]:

@@ -348,15 +348,13 @@ def touch(places: Indices, steps: Indices) -> bool:
     return False
 
 
-def areas(labels: LabelImage, count: int) -> npt.NDArray[np.int64]:
-    """Return how many pixels of an image (Y, X) each of `count` labels has.  IndexError for another one."""
-    found = np.bincount(_of(labels, count).ravel(), minlength=count)
-    return found.astype(np.int64, copy=False)
+def areas(labels: LabelImage, count: int, others: LabelImage | None = None) -> npt.NDArray[np.int64]:
+    """Return how many pixels of an image (Y, X) each of `count` labels has, where `others` (Y, X) is not 0.
 
-
-def overlaps(labels: LabelImage, others: LabelImage, count: int) -> npt.NDArray[np.int64]:
-    """Return how many pixels of each of `count` labels are not 0 in another image (Y, X).  IndexError as `areas`."""
-    return areas(labels[others != 0][np.newaxis], count)
+    IndexError for another label.
+    """
+    chosen = labels.ravel() if others is None else labels[others != 0]
+    return np.bincount(_of(chosen, count), minlength=count).astype(np.int64, copy=False)
 
 
 def places_of(chosen: Mask, labels: LabelImage) -> Indices:
