@@ -689,7 +689,10 @@ class TestOutage:
         keys = [submit(client), submit(client)]
         job = claimed(lane)
         lane.announce(job, {"status": "predicting"})
-        announced = lane._announced
+        announced, deadline = lane._announced, time.monotonic() + LONG
+        while client.hget(keys[0], "status") != "predicting":
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
         with ThreadPoolExecutor(1) as pool:
             pool.submit(lane.settle, job, "failed", {"reason": "too long"}).result(LONG)
         assert announced is lane._announced is not None

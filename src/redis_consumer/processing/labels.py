@@ -76,7 +76,7 @@ def remove_small(labels: npt.NDArray[np.integer], min_size: int) -> LabelImage:
 
     An object is all pixels of an id, connected or not.
     """
-    sizes = kernels.sizes(_flat(labels))
+    sizes = kernels.sizes(_flat(labels)[np.newaxis])
     kept = np.arange(sizes.size, dtype=np.int32)
     kept[sizes < min_size] = 0
     return looked_up(kept, labels)
@@ -84,7 +84,7 @@ def remove_small(labels: npt.NDArray[np.integer], min_size: int) -> LabelImage:
 
 def compact(labels: LabelImage) -> LabelImage:
     """Return `labels` with ids 1 to n, in the order of the old ones; where they are that already, itself.  Any rank."""
-    present = kernels.sizes(_flat(labels)) > 0
+    present = kernels.sizes(_flat(labels)[np.newaxis]) > 0
     present[0] = False
     ids = np.cumsum(present, dtype=np.int32)
     return labels if ids[-1] == ids.size - 1 else looked_up(ids, labels)

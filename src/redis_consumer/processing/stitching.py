@@ -92,14 +92,13 @@ class _View:
     def __init__(self, labels: LabelImage, outer: Rectangle, core: Rectangle, shape: tuple[int, ...]) -> None:
         self.labels = labels
         self.outer = outer
-        count = int(labels.max(initial=0)) + 1
-        self.sizes = kernels.areas(labels, count)
+        self.sizes = kernels.sizes(labels)
         rows, columns = (
             slice(inner.start - around.start, inner.stop - around.start)
             for around, inner in zip(outer, core, strict=True)
         )
         near = grown((rows, columns), NEAR, labels.shape)
-        in_core = kernels.areas(labels[rows, columns], count)
+        in_core = kernels.sizes(labels[rows, columns], self.sizes.size)
         inside, beyond = in_core > 0, in_core < self.sizes
         inside[0] = beyond[0] = False  # the background
         at_the_end = self._marked(*self._ends(shape))
@@ -114,7 +113,7 @@ class _View:
     def write(self, target: WritablePlane, result: Stitched) -> None:
         """Write the block's own objects, those that are not there yet."""
         there = target[self.outer]
-        taken = kernels.areas(self.labels, self.sizes.size, there)
+        taken = kernels.sizes(self.labels, self.sizes.size, there)
         new = self.own & (taken <= SAME * self.sizes)
         ids = np.zeros(self.sizes.size, np.int32)
         ids[new] = result.count + 1 + np.arange(np.count_nonzero(new))

@@ -242,9 +242,10 @@ class RedisJobQueue:
             return None
         return [job.token, self._pod, *flat(written)]
 
-    def _ask(self, script: str, job: Job, arguments: Sequence[object]) -> Any:
+    def _ask(self, script: str, job: Job, arguments: Sequence[object], *, confirm: bool = False) -> Any:
+        """Run a script about a job, after what was announced before it."""
         self._hear()
-        return self._scripts.run(script, job.key, args=arguments)
+        return self._scripts.run(script, job.key, args=arguments, confirm=confirm)
 
     def _hear(self) -> None:
         """Wait for the answer to what was announced; one that does not come is asked for with the next call."""
@@ -278,8 +279,7 @@ class RedisJobQueue:
         """End our hold on a job.  A lost reply is asked for again: now, and if need be before the next claim."""
 
         def ask() -> str:
-            self._hear()
-            return str(self._scripts.run(script, job.key, args=arguments, confirm=True))
+            return str(self._ask(script, job, arguments, confirm=True))
 
         def finish() -> str:
             try:
@@ -333,8 +333,7 @@ class RedisJobQueue:
             arguments += [f"{child.queue}:{child.name}:{uuid.uuid4().hex}", child.queue, len(fields), *fields]
 
         def ask() -> Any:
-            self._hear()
-            return self._scripts.run("submit_children", parent.key, args=arguments, confirm=True)
+            return self._ask("submit_children", parent, arguments, confirm=True)
 
         answer, *known = call_with_retries(ask, on=QueueUnavailable, seconds=PATIENCE_SECONDS)
         self._demand(parent, answer == "held")

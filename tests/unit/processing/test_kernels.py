@@ -251,7 +251,7 @@ def test_labels_are_counted_and_looked_up_alike(seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, rng.integers(1, 300), rng.integers(0, 5000)).astype(rng.choice(["int32", "int64"]))
     table = rng.integers(0, 99, labels.max(initial=0) + 1, np.int32)
-    np.testing.assert_array_equal(compiled.sizes(labels), plain.sizes(labels))
+    np.testing.assert_array_equal(compiled.sizes(labels[np.newaxis]), plain.sizes(labels[np.newaxis]))
     out = np.empty(labels.size, np.int32)
     compiled.look_up(table, labels, out)
     np.testing.assert_array_equal(out, table[labels])
@@ -265,9 +265,10 @@ def test_labels_are_measured_and_pasted_alike(seed: int) -> None:
     labels, others = rng.integers(0, count, (2, *shape), np.int32)[..., int(rng.integers(0, 2))]  # not at one place
     chosen, table = rng.random(count) < 0.5, rng.integers(0, 3, count, np.int32)
     others[rng.random(others.shape) < 0.5] = 0
-    np.testing.assert_array_equal(compiled.areas(labels, count), plain.areas(labels, count))
-    np.testing.assert_array_equal(compiled.areas(labels, count, others), plain.areas(labels, count, others))
-    np.testing.assert_array_equal(plain.areas(labels, count, others), np.bincount(labels[others != 0], minlength=count))
+    np.testing.assert_array_equal(compiled.sizes(labels, count), plain.sizes(labels, count))
+    np.testing.assert_array_equal(compiled.sizes(labels[:, ::-1], count), plain.sizes(labels, count))
+    np.testing.assert_array_equal(compiled.sizes(labels, count, others), plain.sizes(labels, count, others))
+    np.testing.assert_array_equal(plain.sizes(labels, count, others), np.bincount(labels[others != 0], minlength=count))
     np.testing.assert_array_equal(compiled.places_of(chosen, labels), np.flatnonzero(chosen[labels]))
     pasted = others.copy(), others.copy()
     for made, out in zip((compiled, plain), pasted, strict=True):
@@ -281,8 +282,6 @@ def test_labels_are_measured_and_pasted_alike(seed: int) -> None:
 def test_labels_that_are_none_are_refused(made: ModuleType, wrong: int) -> None:
     labels, out = np.array([[0, wrong], [1, 2]], np.int32), np.zeros((2, 2), np.int32)
     calls: list[Callable[[], object]] = [
-        lambda: made.areas(labels, 3),
-        lambda: made.areas(labels, 3, out + 1),
         lambda: made.places_of(np.ones(3, bool), labels),
         lambda: made.paste(np.ones(3, np.int32), labels, out),
     ]
@@ -300,7 +299,7 @@ def test_what_is_not_in_the_table_is_refused(made: ModuleType) -> None:
     with pytest.raises(ValueError, match="without a centre"):
         made.correlate(np.ones((3, 3), np.float32), np.ones(4))
     with pytest.raises(ValueError, match="negative"):
-        made.sizes(np.array([1, -1], np.int32))
+        made.sizes(np.array([[1, -1]], np.int32))
 
 
 @drawn

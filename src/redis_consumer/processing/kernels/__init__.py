@@ -18,7 +18,6 @@ __all__ = [
     "COMPILED",
     "Grey",
     "apart",
-    "areas",
     "blend",
     "candidates",
     "correlate",
@@ -37,7 +36,6 @@ __all__ = [
 COMPILED = chosen.__name__.endswith(".compiled")
 
 apart = chosen.apart
-areas = chosen.areas
 blend = chosen.blend
 candidates = chosen.candidates
 correlate = chosen.correlate

@@ -1,6 +1,5 @@
 from redis_consumer.processing.kernels.plain import (
     apart as apart,
-    areas as areas,
     blend as blend,
     candidates as candidates,
     correlate as correlate,

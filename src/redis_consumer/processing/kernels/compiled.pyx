@@ -540,21 +540,39 @@ cdef inline void weigh(
 
 # Labels
 
-def sizes(const Id[::1] labels):
-    cdef Index i
-    cdef Id most = 0, least = 0
+def sizes(const Id[:, :] labels, Index least=1, const int32_t[:, :] others=None):
+    cdef Index y, x
+    cdef Id highest = 0, lowest = 0
+    cdef bint everywhere = others is None
     cdef int64_t[::1] counts
+    if not everywhere and (others.shape[0] != labels.shape[0] or others.shape[1] != labels.shape[1]):
+        raise ValueError("images of different sizes")
+    cdef Index step = labels.strides[1] // <Index>sizeof(Id), width = labels.shape[1]
+    cdef const Id *row
     with nogil:
-        for i in range(labels.shape[0]):
-            most = labels[i] if labels[i] > most else most
-            least = labels[i] if labels[i] < least else least
-    if least < 0:
+        for y in range(labels.shape[0] if width else 0):
+            row = &labels[y, 0]
+            if step == 1:  # said, for then several are compared at once
+                for x in range(width):
+                    highest = row[x] if row[x] > highest else highest
+                    lowest = row[x] if row[x] < lowest else lowest
+            else:
+                for x in range(width):
+                    highest = row[x * step] if row[x * step] > highest else highest
+                    lowest = row[x * step] if row[x * step] < lowest else lowest
+    if lowest < 0:
         raise ValueError("a label is negative")
-    result = np.zeros(<Index>most + 1, np.int64)
+    result = np.zeros(max(<Index>highest + 1, least), np.int64)
     counts = result
     with nogil:
-        for i in range(labels.shape[0]):
-            counts[labels[i]] += 1
+        for y in range(labels.shape[0] if width else 0):
+            row = &labels[y, 0]
+            if everywhere:
+                for x in range(width):
+                    counts[row[x * step]] += 1
+            else:
+                for x in range(width):
+                    counts[row[x * step]] += others[y, x] != 0
     return result
 
 
@@ -584,29 +602,6 @@ def touch(const Index[::1] places, const Index[::1] steps):
                     j += 1
                 if j < size and places[j] == place:
                     found = True
-    return found
-
-
-def areas(const int32_t[:, :] labels, Index count, const int32_t[:, :] others=None):
-    cdef Index y, x
-    cdef int32_t label
-    cdef bint inside = True, everywhere = others is None
-    cdef int64_t[::1] counts
-    found = np.zeros(max(count, 0), np.int64)
-    counts = found
-    if not everywhere:
-        require_alike(labels, others)
-    with nogil:
-        for y in range(labels.shape[0]):
-            for x in range(labels.shape[1]):
-                if not (everywhere or others[y, x]):
-                    continue
-                label = labels[y, x]
-                if not 0 <= label < counts.shape[0]:
-                    inside = False
-                    break
-                counts[label] += 1
-    require_entries(inside)
     return found
 
 
@@ -642,7 +637,8 @@ def paste(const int32_t[::1] table, const int32_t[:, :] labels, int32_t[:, :] ou
     cdef Index y, x
     cdef int32_t label
     cdef bint inside = True
-    require_alike(labels, out)
+    if labels.shape[0] != out.shape[0] or labels.shape[1] != out.shape[1]:
+        raise ValueError("images of different sizes")
     with nogil:
         for y in range(labels.shape[0]):
             for x in range(labels.shape[1]):
@@ -658,12 +654,6 @@ def paste(const int32_t[::1] table, const int32_t[:, :] labels, int32_t[:, :] ou
 cdef int require_entries(bint inside) except -1:
     if not inside:
         raise IndexError("a label has no entry in the table")
-    return 0
-
-
-cdef int require_alike(const int32_t[:, :] one, const int32_t[:, :] other) except -1:
-    if one.shape[0] != other.shape[0] or one.shape[1] != other.shape[1]:
-        raise ValueError("images of different sizes")
     return 0
 
 

@@ -324,9 +324,14 @@ def fade_in(
 # Labels
 
 
-def sizes(labels: Ids) -> npt.NDArray[np.int64]:
-    """Return how many pixels each label has, from 0 to the highest one, of a flat image."""
-    return np.bincount(labels, minlength=1).astype(np.int64, copy=False)
+def sizes(labels: Ids, least: int = 1, others: LabelImage | None = None) -> npt.NDArray[np.int64]:
+    """Return how many pixels of an image (Y, X) each label has, from 0 to the highest one: `least` of them at least.
+
+    With `others` (Y, X) those pixels count where it is not 0.  ValueError for a negative label.
+    """
+    highest = int(labels.max(initial=0))
+    chosen = labels.ravel() if others is None else labels[others != 0]
+    return np.bincount(chosen, minlength=max(highest + 1, least)).astype(np.int64, copy=False)
 
 
 def look_up(table: LabelImage, labels: Ids, out: LabelImage) -> None:
@@ -346,15 +351,6 @@ def touch(places: Indices, steps: Indices) -> bool:
         if (places.take(np.searchsorted(places, others), mode="clip") == others).any():
             return True
     return False
-
-
-def areas(labels: LabelImage, count: int, others: LabelImage | None = None) -> npt.NDArray[np.int64]:
-    """Return how many pixels of an image (Y, X) each of `count` labels has, where `others` (Y, X) is not 0.
-
-    IndexError for another label.
-    """
-    chosen = labels.ravel() if others is None else labels[others != 0]
-    return np.bincount(_of(chosen, count), minlength=count).astype(np.int64, copy=False)
 
 
 def places_of(chosen: Mask, labels: LabelImage) -> Indices:
