@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from redis_consumer.redis import RedisClient
 
+ANNOUNCED = "update"
+"""Loaded with any other: whether the server knows it is learned too late where nobody waits for its answer."""
 WAIT_MILLISECONDS = 1000
 """How long replicas may take to confirm a write."""
 
@@ -38,7 +40,8 @@ class Scripts:
             try:
                 reply, confirmed = self._sent(master, command, replicas)
             except NoScriptError:
-                master.script_load(_text(name))
+                for missing in {name, ANNOUNCED}:
+                    master.script_load(_text(missing))
                 reply, confirmed = self._sent(master, command, replicas)
         if confirmed < replicas:
             raise QueueUnavailable(f"{name}: {confirmed} of {replicas} replicas confirmed it in time")
